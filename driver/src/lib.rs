@@ -1,0 +1,1 @@
+//! What a NIC is, how to own one, and the NICs.

@@ -1,0 +1,1 @@
+//! Everything that needs a kernel, a machine or a device.

@@ -1,0 +1,1 @@
+//! The devrx client: attach, receive batches, give chunks back.

@@ -1,0 +1,1 @@
+//! The devrx daemon: sessions, poll loops, policy, keeper, statistics.

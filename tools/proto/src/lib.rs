@@ -1,0 +1,1 @@
+//! What daemon and client share: control messages and ring layout.
