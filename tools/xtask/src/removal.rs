@@ -1,0 +1,212 @@
+//! Taking protections out, one at a time, and expecting the test that claims them to go red.
+//!
+//! `*sabotage*.toml` files anywhere in the workspace list the removals; `devrx_sabotage::removed` is where the code asks.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde::Deserialize;
+
+use crate::build::Program;
+use crate::lane::Tally;
+use crate::tests_run::Counter;
+use crate::{root, shell};
+
+/// How long one test may take; a protection whose removal makes a test hang has been noticed too.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// Which build shows a removal.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// The loom models.
+    Loom,
+    /// Ordinary tests.
+    Plain,
+    /// Tests with a kernel.
+    Netns,
+}
+
+/// A protection, and the test that claims it.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Removal {
+    /// The name the code asks `devrx_sabotage::removed` for.
+    pub name: String,
+    /// The package whose tests claim it.
+    #[serde(rename = "crate")]
+    pub package: String,
+    /// The build that shows it.
+    pub lane: Kind,
+    /// The test, as a libtest filter.
+    pub test: String,
+    /// What the protection is, for the reader.
+    #[serde(default, rename = "what")]
+    _what: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default)]
+    removal: Vec<Removal>,
+}
+
+/// Every removal of one kind in the workspace.
+pub fn list(kind: Kind) -> Result<Vec<Removal>> {
+    let mut found = Vec::new();
+    search(root(), &mut found)?;
+    found.retain(|removal| removal.lane == kind);
+    Ok(found)
+}
+
+fn search(dir: &Path, found: &mut Vec<Removal>) -> Result<()> {
+    let mut entries: Vec<_> = std::fs::read_dir(dir)
+        .with_context(|| format!("cannot read {}", dir.display()))?
+        .collect::<Result<_, _>>()?;
+    entries.sort_by_key(std::fs::DirEntry::file_name);
+    for entry in entries {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if entry.file_type()?.is_dir() {
+            if !name.starts_with('.') && !name.starts_with("target") && name != "node_modules" {
+                search(&entry.path(), found)?;
+            }
+        } else if name.contains("sabotage") && name.ends_with(".toml") {
+            let text = std::fs::read_to_string(entry.path())?;
+            let file: File = toml::from_str(&text)
+                .with_context(|| format!("{} is not a list of removals", entry.path().display()))?;
+            found.extend(file.removal);
+        }
+    }
+    Ok(())
+}
+
+/// The packages the removals concern, each once.
+pub fn packages(removals: &[Removal]) -> Vec<String> {
+    let mut names: Vec<String> = removals
+        .iter()
+        .map(|removal| removal.package.clone())
+        .collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+/// Runs each removal's test without and with the protection taken out. `env` is set for every run.
+pub fn run(
+    removals: &[Removal],
+    programs: &[Program],
+    env: &[(&str, &str)],
+    tally: &mut Tally,
+) -> Result<()> {
+    // Several removals may share a test; one green run is enough for all of them.
+    let mut greens: BTreeMap<(&str, &str), Result<(), String>> = BTreeMap::new();
+    for removal in removals {
+        let key = (removal.package.as_str(), removal.test.as_str());
+        let green = match greens.entry(key) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => unknown.insert(whole(removal, programs, env)?),
+        };
+        let verdict = match green {
+            Err(why) => Err(why.clone()),
+            Ok(()) => {
+                let without = attempt(removal, programs, env, true)?;
+                if without.red {
+                    Ok(without.hung)
+                } else {
+                    Err(format!("{} stays green without it", removal.test))
+                }
+            }
+        };
+        let name = format!("{} without {:?}", removal.package, removal.name);
+        match &verdict {
+            Ok(hung) => println!(
+                "{name}: red, as it must be ({}{})",
+                removal.test,
+                if *hung { ", which hung" } else { "" }
+            ),
+            Err(why) => println!("{name}: NOT NOTICED: {why}"),
+        }
+        tally.check(&name, verdict.is_ok());
+    }
+    Ok(())
+}
+
+/// Runs a removal's test with nothing taken out: it must run, and pass.
+fn whole(
+    removal: &Removal,
+    programs: &[Program],
+    env: &[(&str, &str)],
+) -> Result<Result<(), String>> {
+    Ok(match attempt(removal, programs, env, false)? {
+        Outcome { ran: 0, .. } => Err(format!(
+            "no test of {} matches {:?}",
+            removal.package, removal.test
+        )),
+        Outcome { red: true, .. } => Err(format!("{} fails with nothing taken out", removal.test)),
+        Outcome {
+            skipped: Some(reason),
+            ..
+        } => Err(format!("{} skipped itself: {reason}", removal.test)),
+        _ => Ok(()),
+    })
+}
+
+/// What the test programs of a package came to.
+#[derive(Default)]
+struct Outcome {
+    ran: u64,
+    red: bool,
+    hung: bool,
+    skipped: Option<String>,
+}
+
+fn attempt(
+    removal: &Removal,
+    programs: &[Program],
+    env: &[(&str, &str)],
+    take_out: bool,
+) -> Result<Outcome> {
+    let mut whole = Outcome::default();
+    for program in programs
+        .iter()
+        .filter(|program| program.package == removal.package)
+    {
+        let mut command = program.command();
+        command
+            .arg(&removal.test)
+            .args(["--test-threads=1", "--nocapture"])
+            .envs(env.iter().copied());
+        if take_out {
+            command.env("DEVRX_SABOTAGE", &removal.name);
+        } else {
+            command.env_remove("DEVRX_SABOTAGE");
+        }
+        let done = shell::run_quietly(&mut command, LIMIT)?;
+        // Not from the result line: a test that aborts leaves none.
+        let ran: u64 = done
+            .output
+            .lines()
+            .filter_map(|line| {
+                line.strip_prefix("running ")?
+                    .split(' ')
+                    .next()?
+                    .parse::<u64>()
+                    .ok()
+            })
+            .sum();
+        whole.ran += ran;
+        whole.red |= ran > 0 && !done.success;
+        whole.hung |= done.hung;
+        let mut counter = Counter::default();
+        done.output.lines().for_each(|line| counter.see(line));
+        whole.skipped = whole.skipped.or(counter.first_skip());
+        if !take_out && ran > 0 && !done.success {
+            println!("{}", done.output);
+        }
+    }
+    Ok(whole)
+}

@@ -1,0 +1,100 @@
+//! Reading what libtest prints.
+
+use crate::lane::Tally;
+
+/// Counts the tests in the lines of `cargo test`, or of a test program.
+#[derive(Default)]
+pub struct Counter {
+    /// Tests that passed, those that skipped themselves included.
+    pub passed: u64,
+    /// Tests that failed.
+    pub failed: u64,
+    ignored: u64,
+    skips: Vec<String>,
+    failures: Vec<String>,
+}
+
+impl Counter {
+    /// Takes in one line.
+    pub fn see(&mut self, line: &str) {
+        if let Some(result) = line.strip_prefix("test result: ") {
+            // "ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s"
+            for part in result.split(['.', ';']) {
+                let mut words = part.split_whitespace();
+                if let (Some(count), Some(what)) = (
+                    words.next().and_then(|word| word.parse::<u64>().ok()),
+                    words.next(),
+                ) {
+                    match what {
+                        "passed" => self.passed += count,
+                        "failed" => self.failed += count,
+                        "ignored" => self.ignored += count,
+                        _ => {}
+                    }
+                }
+            }
+        } else if let Some(at) = line.find("skipped: ") {
+            self.skips.push(line[at + "skipped: ".len()..].to_owned());
+        } else if let Some(name) = line
+            .strip_prefix("test ")
+            .and_then(|rest| rest.strip_suffix(" ... FAILED"))
+        {
+            self.failures.push(name.to_owned());
+        }
+    }
+
+    /// Why the first test that skipped itself did.
+    pub fn first_skip(&self) -> Option<String> {
+        self.skips.first().cloned()
+    }
+
+    /// Adds the counts to a lane's tally. `ok` is whether the command succeeded: one that failed without a failed test (it did
+    /// not build, or died) counts as one failure.
+    pub fn add_to(self, tally: &mut Tally, name: &str, ok: bool) {
+        let skips = u64::try_from(self.skips.len())
+            .unwrap_or(0)
+            .min(self.passed);
+        tally.passed += self.passed - skips;
+        tally.skipped += self.ignored + skips;
+        tally.failed += self.failed;
+        for skip in self.skips {
+            tally.note(format!("skipped: {name}: {skip}"));
+        }
+        for failure in self.failures {
+            tally.note(format!("failed: {name}: {failure}"));
+        }
+        if !ok && self.failed == 0 {
+            tally.check(&format!("{name}: it did not build, or died"), false);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_results_skips_and_failures() {
+        let mut counter = Counter::default();
+        for line in [
+            "running 4 tests",
+            "test a ... ok",
+            "test b ... FAILED",
+            "test c ... skipped: not root",
+            "test result: FAILED. 2 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s",
+        ] {
+            counter.see(line);
+        }
+        assert_eq!((counter.passed, counter.failed, counter.ignored), (2, 1, 1));
+        let mut tally = Tally::default();
+        counter.add_to(&mut tally, "x", false);
+        assert_eq!((tally.passed, tally.failed, tally.skipped), (1, 1, 2));
+    }
+
+    #[test]
+    fn a_command_that_died_without_a_failed_test_is_a_failure() {
+        let mut tally = Tally::default();
+        Counter::default().add_to(&mut tally, "x", false);
+        assert_eq!(tally.failed, 1);
+    }
+}
