@@ -1,1 +1,19 @@
 //! What a NIC is, how to own one, and the NICs.
+//!
+//! A [`Nic`] opens receive queues and steers flows to them; an [`RxQueue`] is polled for a batch of packets and refilled from a
+//! page pool. What packets look like ([`packet`]) and which of them a flow rule takes ([`flow`]) is the same for every NIC.
+//! The NICs: [`afxdp`] (queues of a NIC that Linux drives).
+
+pub mod afxdp;
+mod chunk;
+mod error;
+pub mod flow;
+mod nic;
+pub mod packet;
+mod queue;
+
+pub use chunk::{NO_FLOW, RxBatch, RxChunk, RxFlags};
+pub use devrx_provider::QueueNeeds;
+pub use error::DriverError;
+pub use nic::{Flows, Interrupts, Link, LinkState, Nic, NicStatistics, Statistics};
+pub use queue::{HeaderSlots, QueueConfig, QueueCounters, RxQueue, ZeroCopy};

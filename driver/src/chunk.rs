@@ -1,0 +1,60 @@
+//! What a queue reports for each chunk a NIC filled.
+
+use arrayvec::ArrayVec;
+use devrx_provider::ChunkIndex;
+
+/// [`RxChunk::flow`] of a packet that no rule of its queue takes (any more).
+pub const NO_FLOW: u16 = u16::MAX;
+
+bitflags::bitflags! {
+    /// What is known of a received chunk. The bits are those of the completion entries that clients read.
+    ///
+    /// Flags other than [`MORE`](Self::MORE) describe the packet and stand in its first chunk only.
+    #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+    pub struct RxFlags: u32 {
+        /// The header is in the chunk's header slot, `header_length` bytes; the chunk holds what follows it.
+        const SPLIT = 1 << 0;
+        /// The packet goes on in the next entry.
+        const MORE = 1 << 1;
+        /// The NIC checked the checksums and found them right.
+        const CSUM_GOOD = 1 << 2;
+        /// The NIC checked the checksums and found one wrong.
+        const CSUM_BAD = 1 << 3;
+        /// The NIC reported an error with this packet.
+        const ERROR = 1 << 4;
+        /// The NIC took a VLAN tag out of the frame; it is in `vlan`. Where the tag stays in the frame this is not set.
+        const VLAN = 1 << 5;
+        /// `rss_hash` is valid.
+        const HASH = 1 << 6;
+        /// `timestamp` was taken by software when the packet was polled.
+        const TIMESTAMP_SW = 1 << 7;
+        /// `timestamp` was taken by the NIC when the packet arrived.
+        const TIMESTAMP_HW = 1 << 8;
+    }
+}
+
+/// One chunk a NIC filled: an entry of a batch.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct RxChunk {
+    /// The chunk, counted in its region. It is the receiver's until it goes back to the pool.
+    pub chunk: ChunkIndex,
+    /// Where the payload begins, bytes from the start of the chunk.
+    pub offset: u16,
+    /// Payload bytes in the chunk. May be 0: the entry still hands the chunk over.
+    pub length: u16,
+    /// Bytes in the header slot; 0 unless [`RxFlags::SPLIT`].
+    pub header_length: u16,
+    /// The tag control information the NIC took out, if [`RxFlags::VLAN`].
+    pub vlan: u16,
+    /// The receive hash, if [`RxFlags::HASH`].
+    pub rss_hash: u32,
+    /// What is known of the packet.
+    pub flags: RxFlags,
+    /// The id of the flow rule that takes the packet, the first in the order they were added; [`NO_FLOW`] if none.
+    pub flow: u16,
+    /// Nanoseconds since the epoch (`CLOCK_REALTIME`), if one of the timestamp flags is set.
+    pub timestamp: u64,
+}
+
+/// What one [`poll`](crate::RxQueue::poll) can return at most. On the stack, so that no packet costs an allocation.
+pub type RxBatch = ArrayVec<RxChunk, 256>;

@@ -1,0 +1,154 @@
+//! What a receive queue is.
+
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+
+use devrx_pool::Pool;
+use devrx_provider::{ChunkIndex, Mapping, MemoryProvider};
+
+use crate::{DriverError, RxBatch};
+
+/// The header slots of a queue: host memory, one slot for each chunk, reused only with it.
+#[derive(Clone, Debug)]
+pub struct HeaderSlots {
+    /// The memory the slots are in, writable.
+    pub memory: Arc<Mapping>,
+    /// Where the first slot begins, bytes from the start of `memory`.
+    pub start: usize,
+    /// Bytes in a slot.
+    pub slot_size: u32,
+    /// The chunk of the first slot, counted in the region: chunk `c` has slot `c - first`.
+    pub first: ChunkIndex,
+}
+
+impl HeaderSlots {
+    /// Where the slot of `chunk` begins in [`memory`](Self::memory), if it lies within it.
+    #[must_use]
+    pub fn offset_of(&self, chunk: ChunkIndex) -> Option<usize> {
+        let slot = usize::try_from(chunk.0.checked_sub(self.first.0)?).ok()?;
+        let size = usize::try_from(self.slot_size).ok()?;
+        let offset = self.start.checked_add(slot.checked_mul(size)?)?;
+        (offset.checked_add(size)? <= self.memory.len()).then_some(offset)
+    }
+}
+
+/// Whether the NIC shall write the region itself, or the kernel copy into it.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum ZeroCopy {
+    /// Zero-copy where it can be had, else copy; [`QueueCounters::copied`] tells which.
+    #[default]
+    Auto,
+    /// The kernel copies.
+    Copy,
+    /// The NIC writes the region, or the queue is refused.
+    ZeroCopy,
+}
+
+/// What a queue is opened with. Abstract: the same for every NIC and every kind of memory.
+#[derive(Clone, Debug)]
+pub struct QueueConfig {
+    /// The chunks it receives into; its pool must be made of the same provider.
+    pub provider: Arc<dyn MemoryProvider>,
+    /// Where headers go.
+    pub headers: HeaderSlots,
+    /// Split headers from payload.
+    pub split: bool,
+    /// How many chunks can be posted at once; a power of two.
+    pub ring: u32,
+    /// Have the kernel process packets in the polling thread where the NIC allows that. Not faster by itself: measure.
+    pub busy_poll: bool,
+    /// Whether a copy is accepted.
+    pub zero_copy: ZeroCopy,
+    /// Payload bytes to put in the header slot after the header, as far as it has room. 0 for an exact split.
+    pub split_extra: u16,
+}
+
+/// What happened on a queue since it was opened. Every packet steered to it is in exactly one of `received` and the drop counters
+/// where `exact` is true.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct QueueCounters {
+    /// Packets returned by [`RxQueue::poll`].
+    pub received: u64,
+    /// Bytes of those packets, header and payload, without FCS.
+    pub bytes: u64,
+    /// Packets dropped by the NIC or kernel for want of a posted chunk.
+    pub no_descriptor: u64,
+    /// Packets dropped by the NIC or kernel because the queue was not polled in time.
+    pub rx_ring_full: u64,
+    /// Packets dropped here because the NIC's or kernel's word on them was not credible.
+    pub bad_descriptor: u64,
+    /// Packets dropped here because they spread over more chunks than a packet may.
+    pub oversize: u64,
+    /// Packets of which the queue's end left only the first part.
+    pub incomplete: u64,
+    /// Packets that arrived but were not split although splitting was asked for: cut off or malformed headers, or longer than a
+    /// slot. Part of `received`.
+    pub unsplit: u64,
+    /// Chunks the queue refused to post, because they are not of its provider or posted already. Always 0 unless there is a fault in this program.
+    pub refused_chunks: u64,
+    /// The kernel copies every packet into the region.
+    pub copied: bool,
+    /// Whether the drop counters name every packet that was steered here and not received.
+    pub exact: bool,
+}
+
+impl QueueCounters {
+    /// The drops by the names under which statistics show them.
+    #[must_use]
+    pub fn drops(&self) -> [(&'static str, u64); 5] {
+        [
+            ("no_descriptor", self.no_descriptor),
+            ("rx_ring_full", self.rx_ring_full),
+            ("bad_descriptor", self.bad_descriptor),
+            ("oversize", self.oversize),
+            ("incomplete", self.incomplete),
+        ]
+    }
+}
+
+/// One receive queue, owned by the thread that polls it.
+///
+/// # Life
+///
+/// [`refill`](Self::refill) and [`poll`](Self::poll) in turn; [`arm`](Self::arm) and a wait on [`wait_fd`](Self::wait_fd) when
+/// idle. To end it: [`Nic::close_queue`](crate::Nic::close_queue), [`stop`](Self::stop), `poll` until it returns 0,
+/// [`counters`](Self::counters), [`reclaim`](Self::reclaim). After that every chunk is the pool's or was handed out by `poll`.
+pub trait RxQueue: Send {
+    /// Appends arrived packets to `out` and returns how many entries. Packets are appended whole: one of several chunks stays back until all of it has
+    /// arrived and `out` has room for all of it. Pass an empty batch to be sure of progress. 0 means that nothing (whole) has arrived.
+    ///
+    /// No system call, lock, allocation, dynamic call or log line. Chunks of packets dropped here stay with the queue and are posted again by the next `refill`.
+    fn poll(&mut self, out: &mut RxBatch) -> usize;
+
+    /// Posts as many chunks of `pool` as fit, and returns how many. At most one system call, and that only if the NIC asked to be woken or
+    /// the queue is busy-polled. Nothing is posted after [`stop`](Self::stop).
+    fn refill(&mut self, pool: &mut Pool) -> usize;
+
+    /// Chunks the queue has: posted, being filled, or filled and not yet returned by [`poll`](Self::poll).
+    fn posted(&self) -> u32;
+
+    /// How many chunks it can have at most.
+    fn capacity(&self) -> u32;
+
+    /// Becomes readable when there is something to poll, once [`arm`](Self::arm) has returned true; always after [`stop`](Self::stop). May be readable
+    /// for nothing. Changes identity with `stop`.
+    fn wait_fd(&self) -> BorrowedFd<'_>;
+
+    /// Prepares for sleep. `false`: there is work already, poll first.
+    fn arm(&mut self) -> bool;
+
+    /// What happened so far. May make a system call; not for every packet. After [`stop`](Self::stop), the final drops of the NIC or kernel.
+    fn counters(&self) -> QueueCounters;
+
+    /// Ends reception. After it returns `Ok`, the NIC and kernel write no more to any chunk; [`poll`](Self::poll) still returns what had arrived.
+    /// Calling it again does nothing.
+    ///
+    /// # Errors
+    ///
+    /// When it could not be proven that writing has ended: the memory must then not be freed or used for anything else. May be called again.
+    fn stop(&mut self) -> Result<(), DriverError>;
+
+    /// After [`stop`](Self::stop) succeeded: gives every chunk that `poll` has not returned back to `pool`. Call it when `poll` returns 0: what had arrived
+    /// and is not polled is lost. Does nothing if the queue is not stopped.
+    fn reclaim(&mut self, pool: &mut Pool);
+}
