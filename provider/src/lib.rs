@@ -3,11 +3,17 @@
 //! A [`Region`] is one span of memory held by file descriptor and cut into chunks of one size. A [`MemoryProvider`] hands its
 //! chunks to a page pool and takes them back; it knows nothing of NICs, and NICs know nothing of it. One file a kind of memory:
 //! [`memfd`], [`hugetlb`], [`udmabuf`], [`dmabuf`].
+//!
+//! The bytes of a region are written by NICs and by other processes while this one looks at them, so no reference is ever formed
+//! to them: [`Mapping`] copies them in and out with volatile accesses. Memory that a client owns can lose pages under a
+//! mapping; [`guard`] lets the process survive that.
 
 mod chunk;
 pub mod dmabuf;
 mod error;
+pub mod guard;
 pub mod hugetlb;
+mod ioctl;
 mod kind;
 mod mapping;
 pub mod memfd;
@@ -21,5 +27,5 @@ pub use error::ProviderError;
 pub use kind::MemoryKind;
 pub use mapping::Mapping;
 pub use provider::{Flush, MapWay, MemoryProvider, ProviderStats, QueueNeeds};
-pub use region::{Region, RegionSpec};
+pub use region::{MAX_CHUNK, MIN_CHUNK, Region, RegionSpec, page_size};
 pub use region_provider::RegionProvider;

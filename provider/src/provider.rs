@@ -22,6 +22,17 @@ pub enum MapWay {
     VfioDmabuf,
 }
 
+impl fmt::Display for MapWay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::HostAddress => "host address",
+            Self::Memfd => "memfd",
+            Self::PfnAddress => "PFN-mapped address",
+            Self::VfioDmabuf => "VFIO dma-buf",
+        })
+    }
+}
+
 /// What must happen before a device may read what a NIC wrote.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
@@ -48,6 +59,61 @@ pub struct QueueNeeds {
     pub ways: &'static [MapWay],
 }
 
+impl QueueNeeds {
+    /// Whether a queue with these needs can use a region.
+    ///
+    /// # Errors
+    ///
+    /// [`ProviderError::Unfit`], with the reason and the way out.
+    pub fn check(&self, region: &Region) -> Result<(), ProviderError> {
+        let chunk = region.chunk_size();
+        let unfit = |text: String| Err(ProviderError::Unfit(text));
+        if chunk < self.min_chunk
+            || chunk > self.max_chunk
+            || !chunk.is_multiple_of(self.chunk_multiple.max(1))
+        {
+            return unfit(format!(
+                "chunks of {chunk} bytes do not fit this queue: it takes {} to {} bytes in multiples of {}",
+                self.min_chunk,
+                self.max_chunk,
+                self.chunk_multiple.max(1)
+            ));
+        }
+        if self.cpu_reads_payload && !region.cpu_readable() {
+            return unfit(format!(
+                "the CPU cannot read this memory ({}), and this queue's NIC cannot promise to split off every header: \
+                 use a NIC with hardware header split, or host memory (memfd, hugetlb)",
+                region.kind()
+            ));
+        }
+        if region.ways().is_empty() {
+            return unfit(format!(
+                "no NIC can be given access to this memory ({}): {}",
+                region.kind(),
+                region
+                    .no_way()
+                    .unwrap_or("use host memory (memfd, hugetlb)")
+            ));
+        }
+        if !region.ways().iter().any(|way| self.ways.contains(way)) {
+            let names = |ways: &[MapWay]| {
+                ways.iter()
+                    .map(MapWay::to_string)
+                    .collect::<Vec<_>>()
+                    .join(" or ")
+            };
+            return unfit(format!(
+                "this queue cannot map this memory ({}): it maps by {}, the memory is to be had by {}; \
+                 use host memory (memfd, hugetlb), or a queue of a NIC owned through VFIO",
+                region.kind(),
+                names(self.ways),
+                names(region.ways())
+            ));
+        }
+        Ok(())
+    }
+}
+
 /// Why chunks were not to be had, and how often: the counters that the kernel's providers lack.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct ProviderStats {
@@ -59,6 +125,8 @@ pub struct ProviderStats {
     pub allocated: u64,
     /// Chunks taken back.
     pub released: u64,
+    /// Chunks that came back though they were not out, or are none of this provider's: a defect of the caller. Not in `released`.
+    pub refused: u64,
 }
 
 /// Where a pool's chunks come from and leave to.
