@@ -1,1 +1,18 @@
 //! Everything that needs a kernel, a machine or a device.
+//!
+//! This library is the harness of the *netns* lane: two network namespaces joined by a veth pair, the real `devrx` binary in
+//! them, traffic and captures made by other people's tools. The tests, one file a subject, are in `tests/`.
+//!
+//! Rules of the lane: every wait has an end; whatever a test starts (namespaces, processes, files) is ended when its guard is
+//! dropped, also by a panic, and by process id; tests take turns through a file lock, because they measure loss and share cores.
+
+pub mod capture;
+pub mod command;
+pub mod daemon;
+pub mod frame;
+pub mod lane;
+pub mod link;
+pub mod namespace;
+pub mod pcap;
+pub mod sender;
+pub mod stats;
