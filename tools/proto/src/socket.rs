@@ -1,0 +1,406 @@
+//! A `SOCK_SEQPACKET` Unix socket: whole messages, file descriptors with them, and the peer's identity.
+#![expect(
+    unsafe_code,
+    reason = "descriptors that arrive as numbers, and SO_PEERPIDFD"
+)]
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
+
+use nix::sys::socket::{
+    AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType,
+    UnixAddr, bind, connect, getsockopt, listen, recv, recvmsg, sendmsg, socket, socketpair,
+    sockopt,
+};
+use thiserror::Error;
+
+use crate::endpoints::MAX_FDS;
+
+/// Most bytes of one message, header and body. (The kernel refuses a message larger than the socket's send buffer, 208 KiB by
+/// default.)
+pub const MAX_MESSAGE: usize = 192 * 1024;
+
+/// Why a message could not be sent or received, or a socket not be made.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum SocketError {
+    /// A system call failed.
+    #[error("{what} failed on the control socket{}", path.as_ref().map(|path| format!(" {}", path.display())).unwrap_or_default())]
+    System {
+        /// The call.
+        what: &'static str,
+        /// The socket's path, if it is known.
+        path: Option<PathBuf>,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// Nothing to read, or no room to write, on a non-blocking socket.
+    #[error("the control socket is not ready")]
+    WouldBlock,
+    /// A message is longer than [`MAX_MESSAGE`].
+    #[error("a message of {len} bytes: at most {MAX_MESSAGE} are possible")]
+    TooLong {
+        /// Its length.
+        len: usize,
+    },
+    /// More descriptors than a message may carry.
+    #[error("a message with {count} descriptors: at most {MAX_FDS} are possible")]
+    TooManyFds {
+        /// How many.
+        count: usize,
+    },
+    /// The kernel could not hand over all descriptors; those that arrived were closed.
+    #[error(
+        "descriptors of a message were lost: too many, or this process has no more room for them (raise RLIMIT_NOFILE)"
+    )]
+    FdsLost,
+}
+
+fn system(what: &'static str) -> impl FnOnce(nix::Error) -> SocketError {
+    move |errno| match errno {
+        nix::Error::EAGAIN => SocketError::WouldBlock,
+        _ => SocketError::System {
+            what,
+            path: None,
+            source: errno.into(),
+        },
+    }
+}
+
+/// Who is at the other end, as the kernel noted when it connected.
+#[derive(Debug)]
+pub struct Peer {
+    /// Process id. May have been reused since: see `pidfd`.
+    pub pid: i32,
+    /// Effective user id.
+    pub uid: u32,
+    /// Effective group id.
+    pub gid: u32,
+    /// The process itself (SO_PEERPIDFD, Linux 6.5), if the kernel and its state allow.
+    pub pidfd: Option<OwnedFd>,
+}
+
+/// A message as it arrived.
+#[derive(Debug)]
+pub struct Received {
+    /// Header and body.
+    pub bytes: Vec<u8>,
+    /// The descriptors that came with it, owned from the start.
+    pub fds: Vec<OwnedFd>,
+}
+
+/// One end of a connection.
+#[derive(Debug)]
+pub struct Stream(OwnedFd);
+
+impl Stream {
+    /// Connects to a daemon.
+    ///
+    /// # Errors
+    /// There is no socket, nobody listens, or it is not allowed.
+    pub fn connect(path: &Path) -> Result<Self, SocketError> {
+        let at = |what| {
+            move |errno: nix::Error| SocketError::System {
+                what,
+                path: Some(path.to_owned()),
+                source: errno.into(),
+            }
+        };
+        let fd = socket(
+            AddressFamily::Unix,
+            SockType::SeqPacket,
+            SockFlag::SOCK_CLOEXEC,
+            None,
+        )
+        .map_err(at("socket"))?;
+        connect(fd.as_raw_fd(), &UnixAddr::new(path).map_err(at("connect"))?)
+            .map_err(at("connect"))?;
+        Ok(Self(fd))
+    }
+
+    /// Two connected ends.
+    ///
+    /// # Errors
+    /// Out of descriptors or memory.
+    pub fn pair() -> Result<(Self, Self), SocketError> {
+        let (one, two) = socketpair(
+            AddressFamily::Unix,
+            SockType::SeqPacket,
+            None,
+            SockFlag::SOCK_CLOEXEC,
+        )
+        .map_err(system("socketpair"))?;
+        Ok((Self(one), Self(two)))
+    }
+
+    /// Takes a connected `SOCK_SEQPACKET` socket.
+    #[must_use]
+    pub fn from_fd(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+
+    /// Makes [`send`](Self::send) and [`recv`](Self::recv) answer [`SocketError::WouldBlock`] instead of waiting.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn set_nonblocking(&self, on: bool) -> Result<(), SocketError> {
+        set_nonblocking(self.0.as_fd(), on)
+    }
+
+    /// Who is at the other end.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn peer(&self) -> Result<Peer, SocketError> {
+        let credentials =
+            getsockopt(&self.0, sockopt::PeerCredentials).map_err(system("SO_PEERCRED"))?;
+        Ok(Peer {
+            pid: credentials.pid(),
+            uid: credentials.uid(),
+            gid: credentials.gid(),
+            pidfd: peer_pidfd(&self.0),
+        })
+    }
+
+    /// Sends a message, whole or not at all.
+    ///
+    /// # Errors
+    /// Too long, too many descriptors, no room ([`SocketError::WouldBlock`]), or the other side is gone.
+    pub fn send(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), SocketError> {
+        if bytes.len() > MAX_MESSAGE {
+            return Err(SocketError::TooLong { len: bytes.len() });
+        }
+        if fds.len() > MAX_FDS {
+            return Err(SocketError::TooManyFds { count: fds.len() });
+        }
+        let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+        let control = [ControlMessage::ScmRights(&raw)];
+        let control = if raw.is_empty() {
+            &[][..]
+        } else {
+            &control[..]
+        };
+        loop {
+            match sendmsg::<()>(
+                self.0.as_raw_fd(),
+                &[IoSlice::new(bytes)],
+                control,
+                MsgFlags::MSG_NOSIGNAL,
+                None,
+            ) {
+                Err(nix::Error::EINTR) => {}
+                result => return result.map(drop).map_err(system("sendmsg")),
+            }
+        }
+    }
+
+    /// Receives a message. `None`: the other side closed the connection (or sent an empty message, which nobody does).
+    ///
+    /// # Errors
+    /// Nothing there ([`SocketError::WouldBlock`]), too long, or descriptors were lost: after the latter two the connection is to
+    /// be closed.
+    pub fn recv(&self) -> Result<Option<Received>, SocketError> {
+        let len = loop {
+            // With MSG_TRUNC the answer is the length of the message, however little room there is.
+            match recv(
+                self.0.as_raw_fd(),
+                &mut [],
+                MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC,
+            ) {
+                Err(nix::Error::EINTR) => {}
+                Err(nix::Error::ECONNRESET) => return Ok(None),
+                result => break result.map_err(system("recv"))?,
+            }
+        };
+        if len == 0 {
+            return Ok(None);
+        }
+        if len > MAX_MESSAGE && !devrx_sabotage::removed("socket-length") {
+            return Err(SocketError::TooLong { len });
+        }
+        let mut bytes = vec![0; len];
+        let mut space = nix::cmsg_space!([RawFd; MAX_FDS]);
+        let mut fds = Vec::new();
+        let (got, flags) = {
+            let mut parts = [IoSliceMut::new(&mut bytes)];
+            let message = loop {
+                match recvmsg::<()>(
+                    self.0.as_raw_fd(),
+                    &mut parts,
+                    Some(&mut space),
+                    MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT,
+                ) {
+                    Err(nix::Error::EINTR) => {}
+                    Err(nix::Error::ECONNRESET) => return Ok(None),
+                    result => break result.map_err(system("recvmsg"))?,
+                }
+            };
+            own_fds(&message, &mut fds);
+            (message.bytes, message.flags)
+        };
+        if flags.contains(MsgFlags::MSG_CTRUNC) && !devrx_sabotage::removed("socket-ctrunc") {
+            return Err(SocketError::FdsLost);
+        }
+        if flags.contains(MsgFlags::MSG_TRUNC) {
+            return Err(SocketError::TooLong { len: got });
+        }
+        bytes.truncate(got);
+        Ok(Some(Received { bytes, fds }))
+    }
+}
+
+/// Takes ownership of every descriptor of a message, before anything can fail.
+fn own_fds(message: &nix::sys::socket::RecvMsg<'_, '_, ()>, fds: &mut Vec<OwnedFd>) {
+    let Ok(controls) = message.cmsgs() else {
+        return;
+    };
+    for control in controls {
+        if let ControlMessageOwned::ScmRights(numbers) = control {
+            // SAFETY: the kernel has just installed these descriptors for us, and nobody else knows of them.
+            fds.extend(
+                numbers
+                    .into_iter()
+                    .map(|number| unsafe { OwnedFd::from_raw_fd(number) }),
+            );
+        }
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// A listening socket. Its path is removed when it is dropped.
+#[derive(Debug)]
+pub struct Listener {
+    fd: OwnedFd,
+    path: PathBuf,
+}
+
+impl Listener {
+    /// Listens at `path`, with file mode `mode` (0o600, 0o660, ...). A socket left there by a daemon that is gone is replaced; one
+    /// that answers is not.
+    ///
+    /// # Errors
+    /// Another daemon listens there, or the path cannot be made.
+    pub fn bind(path: &Path, mode: u32) -> Result<Self, SocketError> {
+        let at = |what, source: io::Error| SocketError::System {
+            what,
+            path: Some(path.to_owned()),
+            source,
+        };
+        if path.exists() {
+            match Stream::connect(path) {
+                Ok(_) => {
+                    let busy = io::Error::new(
+                        io::ErrorKind::AddrInUse,
+                        "another daemon answers there: stop it, or choose another path with --socket",
+                    );
+                    return Err(at("bind", busy));
+                }
+                Err(SocketError::System { source, .. })
+                    if source.kind() == io::ErrorKind::ConnectionRefused =>
+                {
+                    std::fs::remove_file(path).map_err(|source| at("unlink", source))?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let fd = socket(
+            AddressFamily::Unix,
+            SockType::SeqPacket,
+            SockFlag::SOCK_CLOEXEC,
+            None,
+        )
+        .map_err(|errno| at("socket", errno.into()))?;
+        let address = UnixAddr::new(path).map_err(|errno| at("bind", errno.into()))?;
+        bind(fd.as_raw_fd(), &address).map_err(|errno| at("bind", errno.into()))?;
+        let this = Self {
+            fd,
+            path: path.to_owned(),
+        };
+        // Nobody can connect before `listen`, so nobody connects under a wrong mode.
+        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode))
+            .map_err(|source| at("chmod", source))?;
+        listen(
+            &this.fd,
+            Backlog::new(64).map_err(|errno| at("listen", errno.into()))?,
+        )
+        .map_err(|errno| at("listen", errno.into()))?;
+        Ok(this)
+    }
+
+    /// Makes [`accept`](Self::accept) answer [`SocketError::WouldBlock`] instead of waiting.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn set_nonblocking(&self, on: bool) -> Result<(), SocketError> {
+        set_nonblocking(self.fd.as_fd(), on)
+    }
+
+    /// The next connection. It blocks, whatever the listener does: see [`Stream::set_nonblocking`].
+    ///
+    /// # Errors
+    /// Nobody there ([`SocketError::WouldBlock`]), or out of descriptors.
+    pub fn accept(&self) -> Result<Stream, SocketError> {
+        loop {
+            match nix::sys::socket::accept4(self.fd.as_raw_fd(), SockFlag::SOCK_CLOEXEC) {
+                Err(nix::Error::EINTR | nix::Error::ECONNABORTED) => {}
+                // SAFETY: the kernel has just made this descriptor for us.
+                Ok(number) => return Ok(Stream(unsafe { OwnedFd::from_raw_fd(number) })),
+                Err(errno) => return Err(system("accept")(errno)),
+            }
+        }
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+fn set_nonblocking(fd: BorrowedFd<'_>, on: bool) -> Result<(), SocketError> {
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
+    let flags = fcntl(fd, FcntlArg::F_GETFL).map_err(system("F_GETFL"))?;
+    let mut flags = OFlag::from_bits_retain(flags);
+    flags.set(OFlag::O_NONBLOCK, on);
+    fcntl(fd, FcntlArg::F_SETFL(flags)).map_err(system("F_SETFL"))?;
+    Ok(())
+}
+
+/// include/uapi/asm-generic/socket.h; not in libc for every target.
+const SO_PEERPIDFD: libc::c_int = 77;
+
+fn peer_pidfd(fd: &OwnedFd) -> Option<OwnedFd> {
+    let mut number: libc::c_int = -1;
+    let mut len: libc::socklen_t = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: `number` and `len` are valid for writes, and `len` says how large `number` is.
+    let result = unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_PEERPIDFD,
+            (&raw mut number).cast(),
+            &raw mut len,
+        )
+    };
+    // SAFETY: on success the kernel made this descriptor (close-on-exec) for us.
+    (result == 0 && number >= 0).then(|| unsafe { OwnedFd::from_raw_fd(number) })
+}
