@@ -17,7 +17,9 @@ pub enum DriverError {
         why: String,
     },
     /// A queue number the NIC does not have.
-    #[error("{nic} has no queue {queue}: it has {queues}, numbered from 0; pick one of those, or ask for more with `ethtool -L`")]
+    #[error(
+        "{nic} has no queue {queue}: it has {queues}, numbered from 0; pick one of those, or ask for more with `ethtool -L`"
+    )]
     NoQueue {
         /// The NIC.
         nic: String,
@@ -104,6 +106,10 @@ pub enum DriverError {
 impl DriverError {
     /// A failed system call, `fix` saying what to do.
     pub(crate) fn sys(call: &'static str, source: io::Error, fix: impl Into<String>) -> Self {
-        Self::Sys { call, source, fix: fix.into() }
+        Self::Sys {
+            call,
+            source,
+            fix: fix.into(),
+        }
     }
 }

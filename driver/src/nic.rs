@@ -65,7 +65,12 @@ pub trait Flows {
     ///
     /// [`DriverError::Flow`] when the NIC cannot express the rule or `id` is taken, [`DriverError::QueueClosed`], or what the
     /// system refused. Nothing has changed then.
-    fn add_flow(&mut self, queue: u32, id: u16, rule: &FlowRule) -> Result<Vec<String>, DriverError>;
+    fn add_flow(
+        &mut self,
+        queue: u32,
+        id: u16,
+        rule: &FlowRule,
+    ) -> Result<Vec<String>, DriverError>;
 
     /// Takes rule `id` off `queue`. Packets already on their way may still arrive, marked with [`NO_FLOW`](crate::NO_FLOW) or with another rule that takes them.
     ///

@@ -1,0 +1,162 @@
+//! Telling a queue's thread which rules it has, without a lock on its way.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::chunk::NO_FLOW;
+use crate::flow::FlowRule;
+use crate::packet::PacketKey;
+
+/// The rules of a queue in the order they were added, each with its id.
+pub(super) type Rules = Vec<(u16, FlowRule)>;
+
+/// The controlling side: says what the rules are.
+#[derive(Debug, Default)]
+pub(super) struct RuleBoard {
+    version: AtomicU32,
+    /// What the queue shall take next; or what it gave back, which the next `set` frees.
+    slot: Mutex<Rules>,
+}
+
+impl RuleBoard {
+    /// From its next poll on the queue goes by `rules`.
+    pub(super) fn set(&self, rules: Rules) {
+        let mut slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
+        *slot = rules;
+        // Under the lock: a version and what is in the slot belong together, or the queue would swap twice and end with what it had.
+        if !devrx_sabotage::removed("rules-version-under-lock") {
+            self.version.fetch_add(1, Ordering::Release);
+        }
+        drop(slot);
+        if devrx_sabotage::removed("rules-version-under-lock") {
+            std::thread::yield_now();
+            self.version.fetch_add(1, Ordering::Release);
+        }
+    }
+}
+
+/// The queue's side.
+#[derive(Debug)]
+pub(super) struct Classifier {
+    board: Arc<RuleBoard>,
+    seen: u32,
+    rules: Rules,
+}
+
+impl Classifier {
+    pub(super) fn new(board: Arc<RuleBoard>) -> Self {
+        // The board's version is behind by one for sure: the first look takes what is there.
+        let seen = board.version.load(Ordering::Relaxed).wrapping_sub(1);
+        let mut new = Self {
+            board,
+            seen,
+            rules: Rules::new(),
+        };
+        new.look();
+        new
+    }
+
+    /// Takes new rules, if there are any: one load when there are none. Never waits: when the other side is just writing, the next look will do. The
+    /// old rules are left with the other side, so that nothing is freed here.
+    #[inline]
+    pub(super) fn look(&mut self) {
+        let version = self.board.version.load(Ordering::Acquire);
+        if version != self.seen
+            && let Ok(mut slot) = self.board.slot.try_lock()
+        {
+            std::mem::swap(&mut *slot, &mut self.rules);
+            self.seen = self.board.version.load(Ordering::Acquire);
+        }
+    }
+
+    /// Whether a packet's headers decide which rule takes it.
+    #[inline]
+    pub(super) fn needs_key(&self) -> bool {
+        self.rules.len() > 1
+    }
+
+    /// The rule for any packet, where [`needs_key`](Self::needs_key) is false.
+    #[inline]
+    pub(super) fn only(&self) -> u16 {
+        self.rules.first().map_or(NO_FLOW, |(id, _)| *id)
+    }
+
+    /// The first rule that takes a packet with these headers.
+    #[inline]
+    pub(super) fn classify(&self, key: &PacketKey) -> u16 {
+        if !self.needs_key() {
+            return self.only();
+        }
+        self.rules
+            .iter()
+            .find(|(_, rule)| rule.matches(key))
+            .map_or(NO_FLOW, |(id, _)| *id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(port: u16) -> PacketKey {
+        PacketKey {
+            protocol: Some(17),
+            dst_port: Some(port),
+            src_port: Some(1),
+            ether_type: Some(0x0800),
+            ..PacketKey::default()
+        }
+    }
+
+    #[test]
+    fn the_first_rule_that_matches_names_the_flow() {
+        let board = Arc::new(RuleBoard::default());
+        let mut classifier = Classifier::new(Arc::clone(&board));
+        assert_eq!(classifier.classify(&key(5000)), NO_FLOW);
+        board.set(vec![(7, FlowRule::ANY)]);
+        assert_eq!(classifier.only(), NO_FLOW, "not looked yet");
+        classifier.look();
+        assert!(!classifier.needs_key());
+        assert_eq!(
+            classifier.classify(&PacketKey::default()),
+            7,
+            "one rule: whatever came is its"
+        );
+        let udp: FlowRule = "udp,dst-port=5000".parse().unwrap();
+        let other: FlowRule = "udp,dst-port=5001".parse().unwrap();
+        board.set(vec![(1, udp), (2, other), (3, udp)]);
+        classifier.look();
+        assert_eq!(
+            [5000, 5001, 5002].map(|port| classifier.classify(&key(port))),
+            [1, 2, NO_FLOW]
+        );
+        board.set(Vec::new());
+        classifier.look();
+        assert_eq!(classifier.classify(&key(5000)), NO_FLOW);
+    }
+
+    /// However the two sides meet, once the writer is done one look gets its last word.
+    #[test]
+    fn rules_never_go_back() {
+        let board = Arc::new(RuleBoard::default());
+        let mut classifier = Classifier::new(Arc::clone(&board));
+        for round in 0..200 {
+            let writer = std::thread::spawn({
+                let board = Arc::clone(&board);
+                move || (0..=200).for_each(|id| board.set(vec![(id, FlowRule::ANY)]))
+            });
+            let mut last = 0;
+            while !writer.is_finished() {
+                classifier.look();
+                let now = classifier.only();
+                if now != 200 && now != NO_FLOW {
+                    assert!(now >= last, "round {round}: {now} after {last}");
+                    last = now;
+                }
+            }
+            writer.join().unwrap();
+            classifier.look();
+            assert_eq!(classifier.only(), 200);
+        }
+    }
+}
