@@ -13,6 +13,8 @@ pub mod frame;
 pub mod lane;
 pub mod link;
 pub mod namespace;
+pub mod neighbour;
 pub mod pcap;
 pub mod sender;
+pub mod session;
 pub mod stats;

@@ -6,12 +6,10 @@ use anyhow::ensure;
 use devrx_hw_tests::command::wait_for;
 use devrx_hw_tests::daemon::Daemon;
 use devrx_hw_tests::link::{Link, LinkSpec};
+use devrx_hw_tests::neighbour::Neighbour;
 use devrx_hw_tests::sender::{Sender, Traffic};
 use devrx_hw_tests::{frame, lane, pcap};
 use nix::sys::signal::Signal;
-
-/// Packets a second that the neighbour gets, well below what two cores sustain beside a flood.
-const NEIGHBOUR_RATE: u32 = 4000;
 
 #[test]
 fn a_killed_clients_chunks_come_back_and_its_neighbour_loses_nothing() {
@@ -22,12 +20,7 @@ fn a_killed_clients_chunks_come_back_and_its_neighbour_loses_nothing() {
         })?;
         let daemon = Daemon::start(&link)?;
         daemon.attach("victim", "0", 512, 4096, &["udp,dst-port=5000"])?;
-        daemon.attach("neighbour", "1", 16384, 4096, &["udp,dst-port=6000"])?;
-        let seconds = 4;
-        let count = u64::from(NEIGHBOUR_RATE * seconds);
-        let (neighbour, file) =
-            daemon.recv_pcap("neighbour", usize::try_from(count)?, seconds + 10)?;
-        let paced = Sender::start(&link, Traffic::paced(6000, count, NEIGHBOUR_RATE).on(1))?;
+        let neighbour = Neighbour::start(&daemon, &link, 4)?;
         let flood = Sender::start(&link, Traffic::flood(5000).on(0))?;
 
         for round in 0..3 {
@@ -60,29 +53,8 @@ fn a_killed_clients_chunks_come_back_and_its_neighbour_loses_nothing() {
             );
         }
         ensure!(flood.stop()? > 10_000, "the flood was none");
-        ensure!(paced.finish()? == count);
-        neighbour.wait(Duration::from_secs(20))?;
-        let frames = pcap::read(&file)?;
-        for (number, bytes) in frames.iter().enumerate() {
-            let seen = frame::check(bytes, 6000)?;
-            ensure!(
-                seen == number as u64,
-                "the neighbour lost {number}, next came {seen}"
-            );
-        }
-        ensure!(
-            frames.len() as u64 == count,
-            "the neighbour got {} of {count}",
-            frames.len()
-        );
-        let stats = daemon.check_sums()?;
-        ensure!(
-            stats.queue(1)?.drops()? == 0,
-            "the neighbour's queue dropped: {}",
-            stats.queue(1)?.json()
-        );
+        neighbour.finish(&daemon)?;
         daemon.detach_and_check("victim")?;
-        daemon.detach_and_check("neighbour")?;
         Ok(())
     });
 }
