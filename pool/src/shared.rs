@@ -67,6 +67,9 @@ impl Shared {
 
     /// Chunks that came from the provider. The owner only.
     pub(crate) fn count_hold(&self, chunks: usize) {
+        if devrx_sabotage::removed("pool-hold-count") {
+            return;
+        }
         let hold = self.hold.load(Ordering::Relaxed);
         // A batch.
         self.hold
