@@ -28,14 +28,27 @@ pub struct Daemon {
 impl Daemon {
     /// Starts `devrx run --nic afxdp:dx0` in the near namespace and waits until it answers.
     pub fn start(link: &Link) -> Result<Self> {
-        let (binary, folder) = (
-            lane::binary()?,
-            tempfile::Builder::new().prefix("devrx-tests-").tempdir()?,
-        );
+        Self::start_with(link, None)
+    }
+
+    /// The same with a configuration file of this content, in which case the file also names the NICs.
+    pub fn start_with(link: &Link, config: Option<&str>) -> Result<Self> {
+        let folder = tempfile::Builder::new()
+            .prefix("devrx-tests-")
+            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
+            .tempdir()?;
+        let binary = lane::binary()?;
         let mut command = link.near.command(&binary);
         command
-            .args(["run", "--nic", &format!("afxdp:{NEAR_IF}"), "--socket"])
+            .args(["run", "--socket"])
             .arg(folder.path().join("devrx.sock"));
+        if let Some(config) = config {
+            let file = folder.path().join("devrx.toml");
+            std::fs::write(&file, config)?;
+            command.arg("--config").arg(file);
+        } else {
+            command.args(["--nic", &format!("afxdp:{NEAR_IF}")]);
+        }
         command.env("RUST_BACKTRACE", "1");
         let mut daemon = Self {
             process: Process::start_logged(&mut command)?,

@@ -8,6 +8,8 @@ use anyhow::{Context, Result, ensure};
 use devrx_hw_tests::command::run_ok;
 use devrx_hw_tests::daemon::Daemon;
 use devrx_hw_tests::link::{IPV4, IPV6, Link, LinkSpec};
+use devrx_hw_tests::neighbour::all_of;
+use devrx_hw_tests::sender::{Sender, Traffic};
 use devrx_hw_tests::{capture, frame, lane, pcap};
 
 /// For every rule: of a capture that was made with the rules in mind, exactly the frames it matches arrive. Among them: a port
@@ -196,6 +198,52 @@ fn detached_ports_are_the_kernels_again() {
         }
         send()?;
         socket.recv(&mut [0; 100]).context("after detach")?;
+        Ok(())
+    });
+}
+
+/// Rules are added and removed while packets come: what they say is so at once, and other rules' packets are not lost meanwhile.
+#[test]
+fn rules_change_under_traffic_without_loss_for_the_others() {
+    lane::test(|| {
+        let link = Link::new(LinkSpec::default())?;
+        let daemon = Daemon::start(&link)?;
+        daemon.attach("flows", "0", 8192, 4096, &["udp,dst-port=5000"])?;
+        let (count, changes) = (12_000, 10);
+        let (recv, file) = daemon.recv_pcap("flows", 1_000_000, 5)?;
+        let steady = Sender::start(&link, Traffic::paced(5000, count, 4000))?;
+        for change in 0..changes {
+            daemon.ok("flow add flows udp,dst-port=5001")?;
+            let listed = daemon.ok("flow list flows --json")?.stdout;
+            ensure!(
+                listed.contains("5001"),
+                "change {change}: added, but not listed: {listed}"
+            );
+            let during = daemon.stats()?.queue(0)?.count("packets")?;
+            Sender::start(&link, Traffic::paced(5001, 100, 10_000))?.finish()?;
+            daemon.ok("flow del flows udp,dst-port=5001")?;
+            ensure!(
+                daemon.stats()?.queue(0)?.count("packets")? >= during + 100,
+                "change {change}: its packets were not taken"
+            );
+            // After `del` has returned, not one more.
+            Sender::start(&link, Traffic::paced(5001, 50, 10_000))?.finish()?;
+        }
+        steady.finish()?;
+        recv.wait(Duration::from_secs(12))?;
+        let (first, second): (Vec<_>, Vec<_>) = pcap::read(&file)?
+            .into_iter()
+            .partition(|bytes| frame::is_udp_to(bytes, 5000));
+        all_of(&first, 5000, count).context("the rule that stayed")?;
+        ensure!(
+            second.len() == changes * 100,
+            "the rule that came and went took {} of {} frames",
+            second.len(),
+            changes * 100
+        );
+        daemon.refused("flow del flows udp,dst-port=5001")?;
+        daemon.refused("flow add flows nonsense")?;
+        daemon.detach_and_check("flows")?;
         Ok(())
     });
 }

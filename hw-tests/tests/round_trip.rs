@@ -36,6 +36,29 @@ fn round_trip(daemon: &Daemon, link: &Link, capture: &Path, chunk: u32) -> Resul
     Ok(())
 }
 
+/// Headers left in place, and header slots too small for the longest headers: the frames are the same.
+#[test]
+fn captures_survive_whatever_the_split() {
+    lane::test(|| {
+        let link = Link::new(LinkSpec::default())?;
+        let daemon = Daemon::start(&link)?;
+        for name in ["extensions6", "tcp", "malformed"] {
+            let capture = capture::scapy_file(name)?;
+            let want = pcap::read(&capture)?;
+            for split in ["--no-split", "--header-slot 64", "--header-slot 1024"] {
+                daemon.ok(&format!("attach --name split --nic {NEAR_IF} --queue 0 --memory memfd --size 4M --flow any {split}"))?;
+                let (recv, file) = daemon.recv_pcap("split", want.len(), 5)?;
+                daemon.send(&link, &capture, 4000)?;
+                recv.wait(Duration::from_secs(10))?;
+                pcap::compare(&want, &pcap::read(&file)?)
+                    .with_context(|| format!("capture {name}, {split}"))?;
+                daemon.detach_and_check("split")?;
+            }
+        }
+        Ok(())
+    });
+}
+
 /// Every capture that scapy makes, with chunks of one size.
 fn all_of_scapys(chunk: u32) {
     lane::test(|| {
