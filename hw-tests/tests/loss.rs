@@ -115,7 +115,7 @@ fn what_arrives_under_a_flood_is_undamaged_and_in_order() {
         let daemon = Daemon::start(&link)?;
         for (payload, chunk, chunks) in [(1000, 4096, 128), (8900, 2048, 128)] {
             daemon.attach("flood", "0", chunks, chunk, &["udp,dst-port=5000"])?;
-            let (recv, file) = daemon.recv_pcap("flood", 20_000, 2)?;
+            let (recv, file) = daemon.recv_pcap("flood", 5000, 2)?;
             let sender = Sender::start(
                 &link,
                 Traffic {
@@ -172,6 +172,24 @@ fn copied_payload_is_counted() {
             bytes == 300 * (600 + frame::HEADERS as u64),
             "bytes is {bytes}"
         );
+        Ok(())
+    });
+}
+
+/// `--timeout` is kept also while packets keep coming.
+#[test]
+fn recv_ends_in_time_under_a_flood() {
+    lane::test(|| {
+        let link = Link::new(LinkSpec::default())?;
+        let daemon = Daemon::start(&link)?;
+        daemon.attach("timed", "0", 512, 4096, &["any"])?;
+        let sender = Sender::start(&link, Traffic::flood(5000))?;
+        let recv = daemon.recv("timed", "--timeout 1 --json")?;
+        let output = recv.wait(Duration::from_secs(3))?;
+        sender.stop()?;
+        let packets = output.json()?["packets"].as_u64().unwrap_or(0);
+        ensure!(output.status.success() && packets > 1000, "{output:?}");
+        daemon.detach_and_check("timed")?;
         Ok(())
     });
 }
