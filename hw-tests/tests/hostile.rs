@@ -602,3 +602,32 @@ fn holes_in_a_clients_own_memory_hurt_nobody_else() {
         Ok(())
     });
 }
+
+/// The eventfds are shared: a client can make writing its own block. That must hold up neither the daemon nor the end of the
+/// attachment.
+#[test]
+fn a_client_that_blocks_its_wake_event_holds_nobody_up() {
+    beside_a_neighbour(4, |link, daemon, _| {
+        daemon.attach("hostile", "0", 256, 4096, &["udp,dst-port=5000"])?;
+        let mut session = Session::start(&daemon.socket())?;
+        let consumer = session.open("hostile")?;
+        let wake = consumer.queues[0].wake.as_fd().try_clone_to_owned()?;
+        fcntl(&wake, FcntlArg::F_SETFL(nix::fcntl::OFlag::empty()))?;
+        nix::unistd::write(&wake, &(u64::MAX - 1).to_ne_bytes())?;
+        // It says that it sleeps, so that the daemon wants to wake it.
+        consumer
+            .client_memory
+            .write_all_at(&1_u32.to_le_bytes(), consumer.queue()?.sleeping)?;
+        Sender::start(link, Traffic::paced(5000, 500, 5000).on(0))?.finish()?;
+        let start = std::time::Instant::now();
+        daemon.stats().context("while a worker may be stuck")?;
+        daemon.detach("hostile")?;
+        ensure!(
+            start.elapsed() < Duration::from_secs(4),
+            "stats and detach took {:?}",
+            start.elapsed()
+        );
+        drop(session);
+        Ok(())
+    });
+}
