@@ -63,7 +63,7 @@ impl Chunks {
     }
 
     /// Checks a descriptor, and takes its chunk from the kernel. `Err` with the chunk, if there is one to save, when the descriptor cannot be true:
-    /// an address outside the umem, a range that leaves its chunk, a chunk that is not posted.
+    /// an address outside the umem, a range that is empty or leaves its chunk, a chunk that is not posted.
     #[inline]
     pub(super) fn receive(&mut self, desc: Desc) -> Result<Part, Option<ChunkIndex>> {
         let in_chunk = (desc.address & u64::from(self.size - 1)) as u32;
@@ -79,7 +79,7 @@ impl Chunks {
             return Err(None);
         }
         self.owner[slot] = Owner::Queue;
-        if desc.length > self.size - in_chunk && !devrx_sabotage::removed("descriptor-range") {
+        if (desc.length == 0 || desc.length > self.size - in_chunk) && !devrx_sabotage::removed("descriptor-range") {
             return Err(Some(chunk));
         }
         Ok(Part {

@@ -246,7 +246,7 @@ mod tests {
 
     #[test]
     fn addresses_are_masked_to_their_prefix() {
-        let specs = of("src=10.1.0.0/12,tcp");
+        let specs = of("src=10.0.0.0/12,tcp");
         assert_eq!(specs.len(), 1);
         assert_eq!(specs[0].flow_type, TCP_V4);
         assert_eq!(

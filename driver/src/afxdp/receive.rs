@@ -395,3 +395,7 @@ impl Receive {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "receive_tests.rs"]
+mod tests;

@@ -183,7 +183,7 @@ impl<T: Entry> Producer<T> {
     #[inline]
     pub(super) fn free(&mut self, want: u32) -> u32 {
         let mut used = self.producer.wrapping_sub(self.consumer);
-        if self.ring.size() - used < want {
+        if self.ring.size().saturating_sub(used) < want {
             let seen = Ring::<T>::word(&self.ring.consumer).load(Ordering::Acquire);
             used = self.producer.wrapping_sub(seen);
             if used > self.ring.size() && !devrx_sabotage::removed("ring-clamp-producer") {
@@ -346,6 +346,7 @@ mod tests {
     #[test]
     fn hostile_consumer_index_frees_nothing() {
         let mut ring = pair::<u64>(8);
+        assert_eq!(ring.producer.free(8), 8);
         ring.producer.submit(8);
         for index in [9, 1000, 1 << 31, u32::MAX - 8] {
             ring.consumer.claim(index);
