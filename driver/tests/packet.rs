@@ -2,10 +2,12 @@
 
 mod common;
 
-use devrx_driver::packet::{Addresses, Fragment, MAX_EXTENSIONS, MAX_HEADERS, Malformed, PacketKey, Parsed, parse};
+use devrx_driver::packet::{
+    Addresses, Fragment, MAX_EXTENSIONS, MAX_HEADERS, Malformed, PacketKey, Parsed, parse,
+};
 use etherparse::{
-    IpAuthHeaderSlice, Ipv6FragmentHeaderSlice, Ipv6RawExtHeaderSlice, LaxLinkExtSlice, LaxNetSlice, LaxSlicedPacket, TcpHeaderSlice,
-    UdpHeaderSlice,
+    IpAuthHeaderSlice, Ipv6FragmentHeaderSlice, Ipv6RawExtHeaderSlice, LaxLinkExtSlice,
+    LaxNetSlice, LaxSlicedPacket, TcpHeaderSlice, UdpHeaderSlice,
 };
 use proptest::prelude::*;
 
@@ -21,18 +23,28 @@ enum Answer {
 
 fn transport(at: usize, protocol: u8, payload: &[u8]) -> Answer {
     match protocol {
-        17 => UdpHeaderSlice::from_slice(payload)
-            .map_or(Answer::Malformed, |udp| Answer::Split(at + 8, Some((udp.source_port(), udp.destination_port())))),
+        17 => UdpHeaderSlice::from_slice(payload).map_or(Answer::Malformed, |udp| {
+            Answer::Split(at + 8, Some((udp.source_port(), udp.destination_port())))
+        }),
         6 => TcpHeaderSlice::from_slice(payload).map_or(Answer::Malformed, |tcp| {
-            Answer::Split(at + tcp.slice().len(), Some((tcp.source_port(), tcp.destination_port())))
+            Answer::Split(
+                at + tcp.slice().len(),
+                Some((tcp.source_port(), tcp.destination_port())),
+            )
         }),
         _ => Answer::Split(at, None),
     }
 }
 
 fn etherparse(frame: &[u8]) -> Answer {
-    let Ok(sliced) = LaxSlicedPacket::from_ethernet(frame) else { return Answer::Malformed };
-    let vlans = sliced.link_exts.iter().take_while(|ext| matches!(ext, LaxLinkExtSlice::Vlan(_))).count();
+    let Ok(sliced) = LaxSlicedPacket::from_ethernet(frame) else {
+        return Answer::Malformed;
+    };
+    let vlans = sliced
+        .link_exts
+        .iter()
+        .take_while(|ext| matches!(ext, LaxLinkExtSlice::Vlan(_)))
+        .count();
     let mut at = 14 + 4 * vlans.min(2);
     // A third tag, and MACsec, are no headers of ours.
     if vlans > 2 || sliced.link_exts.len() > vlans {
@@ -63,7 +75,8 @@ fn etherparse(frame: &[u8]) -> Answer {
         Some(LaxNetSlice::Ipv6(ip)) => {
             at += 40;
             // Not by the slice's own iterator: of etherparse 0.21 it reads past the end where the walk had stopped at a fault.
-            let (mut rest, mut next, mut count) = (ip.extensions().slice(), ip.header().next_header().0, 0);
+            let (mut rest, mut next, mut count) =
+                (ip.extensions().slice(), ip.header().next_header().0, 0);
             while !rest.is_empty() {
                 if count == MAX_EXTENSIONS {
                     return Answer::Malformed;
@@ -98,9 +111,12 @@ fn etherparse(frame: &[u8]) -> Answer {
             }
             let next = ip.payload().ip_number.0;
             match &sliced.stop_err {
-                Some((etherparse::err::packet::SliceError::Ipv6Exts(etherparse::err::ipv6_exts::HeaderError::HopByHopNotAtStart), _)) => {
-                    Answer::None
-                }
+                Some((
+                    etherparse::err::packet::SliceError::Ipv6Exts(
+                        etherparse::err::ipv6_exts::HeaderError::HopByHopNotAtStart,
+                    ),
+                    _,
+                )) => Answer::None,
                 // It stops at the extension header that is wrong; what comes behind is no longer one.
                 Some(_) if [0, 43, 44, 51, 60].contains(&next) => Answer::Malformed,
                 _ if [135, 139, 140].contains(&next) => Answer::None,
@@ -118,8 +134,14 @@ fn check_against_etherparse(frame: &[u8]) {
     let ports = ours.key.src_port.zip(ours.key.dst_port);
     match etherparse(frame) {
         Answer::None => {}
-        Answer::Split(at, found) if at <= MAX_HEADERS => assert_eq!((usize::from(ours.header_len), ports), (at, found), "{ours:?}"),
-        Answer::Malformed | Answer::Split(..) => assert!(ours.malformed.is_some() && ports.is_none(), "{ours:?}"),
+        Answer::Split(at, found) if at <= MAX_HEADERS => assert_eq!(
+            (usize::from(ours.header_len), ports),
+            (at, found),
+            "{ours:?}"
+        ),
+        Answer::Malformed | Answer::Split(..) => {
+            assert!(ours.malformed.is_some() && ports.is_none(), "{ours:?}")
+        }
     }
 }
 
@@ -131,7 +153,11 @@ fn check_prefixes(frame: &[u8]) {
         if part.need == 0 {
             assert_eq!(part, whole, "of {given} bytes");
         } else {
-            assert!(usize::from(part.need) > given && usize::from(part.need) <= frame.len().min(MAX_HEADERS), "{part:?} of {given}");
+            assert!(
+                usize::from(part.need) > given
+                    && usize::from(part.need) <= frame.len().min(MAX_HEADERS),
+                "{part:?} of {given}"
+            );
             assert_eq!((part.header_len, part.malformed), (0, None));
             assert!(given < MAX_HEADERS);
         }
@@ -152,7 +178,11 @@ fn corpus_splits_where_scapy_says() {
             check_against_etherparse(&frame[..length]);
             // One byte less than the headers: nothing is split. Any more: nothing changes.
             if length < usize::from(split) {
-                assert_eq!((cut.header_len, cut.malformed), (0, Some(Malformed::CutOff)), "{name} cut to {length}");
+                assert_eq!(
+                    (cut.header_len, cut.malformed),
+                    (0, Some(Malformed::CutOff)),
+                    "{name} cut to {length}"
+                );
             } else {
                 assert_eq!(cut.header_len, split, "{name} cut to {length}");
             }
@@ -196,7 +226,17 @@ fn the_frames_made_are_of_all_kinds() {
     let (mut none, mut malformed, mut ports, mut later, mut v6) = (0, 0, 0, 0, 0);
     for _ in 0..4000 {
         let frame = strategy.new_tree(&mut runner).unwrap().current();
-        let Parsed { key: PacketKey { src_port, fragment, addresses, .. }, malformed: fault, .. } = parse(&frame, frame.len());
+        let Parsed {
+            key:
+                PacketKey {
+                    src_port,
+                    fragment,
+                    addresses,
+                    ..
+                },
+            malformed: fault,
+            ..
+        } = parse(&frame, frame.len());
         none += usize::from(etherparse(&frame) == Answer::None);
         malformed += usize::from(fault.is_some());
         ports += usize::from(src_port.is_some());
@@ -204,5 +244,8 @@ fn the_frames_made_are_of_all_kinds() {
         v6 += usize::from(matches!(addresses, Some(Addresses::V6 { .. })));
     }
     let counts = [malformed, ports, later, v6, 4000 - none];
-    assert!(malformed > 400 && ports > 500 && later > 100 && v6 > 800 && none < 1000, "{counts:?}");
+    assert!(
+        malformed > 400 && ports > 500 && later > 100 && v6 > 800 && none < 1000,
+        "{counts:?}"
+    );
 }

@@ -26,7 +26,8 @@
 //! * **IPv6**: version not 6: malformed. The payload length bounds the headers as in IPv4; 0 (a jumbogram, RFC 2675, or a
 //!   packet that segmentation offload made) means that the frame's end does. (RFC 8200 section 3)
 //! * **Extension headers** walked: hop-by-hop options (0), routing (43), fragment (44), authentication (51), destination options
-//!   (60), mobility (135), HIP (139), Shim6 (140), in any order, at most [`MAX_EXTENSIONS`]; one more is malformed. ESP (50) is no
+//!   (60), mobility (135), HIP (139), Shim6 (140), in any order, at most [`MAX_EXTENSIONS`]; one more is malformed, and so is an
+//!   authentication header of length 0 (RFC 4302 section 2.2). ESP (50) is no
 //!   extension header here, since what follows is not readable: it is a protocol, and the split lies before it.
 //! * **Fragments**: a first fragment is split through UDP or TCP; if that header goes on in the next fragment, it is cut off. An
 //!   IPv6 fragment header with offset 0 and no more fragments (an atomic fragment, RFC 6946) makes no fragment.
@@ -187,7 +188,7 @@ pub enum Malformed {
     Version,
     /// The IPv4 header length is below 20 bytes, or the total length below the header length.
     IpLength,
-    /// More than [`MAX_EXTENSIONS`] IPv6 extension headers.
+    /// More than [`MAX_EXTENSIONS`] IPv6 extension headers, or one whose length cannot be.
     Extensions,
     /// The TCP data offset is below 20 bytes.
     TcpOffset,

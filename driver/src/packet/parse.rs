@@ -169,6 +169,9 @@ impl Walker<'_> {
                 (next, length) = (following, (usize::from(eights) + 1) * 8);
             } else if next == protocol::AUTHENTICATION {
                 let &[following, words] = self.get(at)?;
+                if words == 0 {
+                    return Err(Stop::Malformed(Malformed::Extensions));
+                }
                 (next, length) = (following, (usize::from(words) + 2) * 4);
             } else if next == protocol::FRAGMENT {
                 let &[following, _, high, low, ..]: &[u8; 8] = self.get(at)?;

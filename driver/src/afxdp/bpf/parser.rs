@@ -328,6 +328,7 @@ impl Walk<'_> {
         self.asm.load(Size::Byte, TEMP, HEADER, 0);
         keep(self.asm, NEXT, TEMP);
         self.asm.load(Size::Byte, LENGTH, HEADER, 1);
+        self.asm.jump_if(Cond::Eq, LENGTH, 0, self.done);
         self.asm.alu(Op::Add, LENGTH, 2);
         self.asm.alu(Op::Shl, LENGTH, 2);
         self.asm.jump(step);

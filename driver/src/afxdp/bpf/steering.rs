@@ -233,6 +233,12 @@ impl Steering {
         self.ifindex
     }
 
+    /// The maps of sockets and of counters, for tests to run programs with them.
+    #[cfg(test)]
+    pub(super) fn maps(&self) -> (std::os::fd::RawFd, std::os::fd::RawFd) {
+        (self.sockets.as_raw_fd(), self.counters.as_raw_fd())
+    }
+
     fn check_queue(&self, queue: u32) -> Result<(), DriverError> {
         if queue < self.queues {
             return Ok(());

@@ -1,1 +1,213 @@
+//! The program attached to an interface. Whether it takes the right frames is tested in tests/xdp_program.rs.
 
+use super::program::{Target, XDP_PASS, XDP_REDIRECT, generate};
+use super::steering::{load, wait_by_map};
+use super::*;
+use crate::DriverError;
+use crate::afxdp::xsk_sys::Socket;
+use crate::flow::FlowRule;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+/// Runs `test` in a network namespace of its own with a veth pair of 4 queues, or says why not. The namespace ends with its thread.
+fn with_veth(test: impl FnOnce(u32) + Send + 'static) {
+    if !nix::unistd::Uid::effective().is_root() {
+        eprintln!("skipped: attaching XDP programs needs root");
+        return;
+    }
+    std::thread::spawn(|| {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+        let add = "link add devrx-a numrxqueues 4 numtxqueues 4 type veth peer name devrx-b numrxqueues 4 numtxqueues 4";
+        if !ip(add) {
+            eprintln!("skipped: `ip {add}` failed; install iproute2, and the veth module");
+            return;
+        }
+        test(nix::net::if_::if_nametoindex("devrx-a").unwrap());
+    })
+    .join()
+    .unwrap();
+}
+
+fn ip(arguments: &str) -> bool {
+    std::process::Command::new("ip")
+        .args(arguments.split(' '))
+        .status()
+        .is_ok_and(|status| status.success())
+}
+
+/// A UDP frame to port 5000.
+fn udp() -> Vec<u8> {
+    let mut frame = vec![0; 60];
+    frame[12..15].copy_from_slice(&[8, 0, 0x45]);
+    frame[17] = 40;
+    frame[23] = 17;
+    frame[36..38].copy_from_slice(&5000u16.to_be_bytes());
+    frame
+}
+
+fn rule(text: &str) -> Vec<(u16, FlowRule)> {
+    vec![(7, text.parse().unwrap())]
+}
+
+/// The program that `steering` has attached, once more, to run it by hand.
+fn verdict(steering: &Steering, ifindex: u32, queue: u32) -> u32 {
+    let queues: Vec<(u32, Vec<FlowRule>)> = (0..4)
+        .map(|queue| {
+            (
+                queue,
+                steering
+                    .rules(queue)
+                    .iter()
+                    .map(|(_, rule)| *rule)
+                    .collect(),
+            )
+        })
+        .collect();
+    let (sockets, counters) = steering.maps();
+    let insns = generate(&queues, Target::Redirect { sockets, counters }).unwrap();
+    let program = load(&insns, steering.frags()).unwrap();
+    sys::prog_test_run(program.as_fd(), &udp(), Some((ifindex, queue))).unwrap()
+}
+
+#[test]
+fn a_taken_packet_goes_to_its_queues_socket_and_is_counted() {
+    with_veth(|ifindex| {
+        let mut steering = Steering::attach(ifindex, 4, None).unwrap();
+        assert_eq!(
+            (steering.mode(), steering.frags(), steering.warnings()),
+            (XdpMode::Driver, true, vec![])
+        );
+        assert_eq!(verdict(&steering, ifindex, 2), XDP_PASS, "no rule");
+
+        steering.set_rules(2, &rule("udp,dst-port=5000")).unwrap();
+        assert_eq!(verdict(&steering, ifindex, 2), XDP_PASS, "no socket");
+        assert_eq!(
+            steering.matched(2),
+            0,
+            "only what went to a socket is counted"
+        );
+
+        let socket = Socket::new().unwrap();
+        steering.insert_socket(2, socket.as_fd()).unwrap();
+        for _ in 0..5 {
+            assert_eq!(verdict(&steering, ifindex, 2), XDP_REDIRECT);
+        }
+        assert_eq!(
+            verdict(&steering, ifindex, 1),
+            XDP_PASS,
+            "the rule is on another queue"
+        );
+        assert_eq!(
+            [0, 1, 2, 3, 4].map(|queue| steering.matched(queue)),
+            [0, 0, 5, 0, 0]
+        );
+
+        steering.set_rules(2, &rule("udp,dst-port=5001")).unwrap();
+        assert_eq!(
+            verdict(&steering, ifindex, 2),
+            XDP_PASS,
+            "the rule is another"
+        );
+
+        steering.set_rules(2, &rule("any")).unwrap();
+        steering.remove_socket(2).unwrap();
+        steering.remove_socket(2).unwrap();
+        assert_eq!(
+            verdict(&steering, ifindex, 2),
+            XDP_PASS,
+            "the socket is gone"
+        );
+        assert_eq!(steering.matched(2), 5);
+    });
+}
+
+#[test]
+fn the_program_leaves_the_interface_with_its_owner() {
+    with_veth(|ifindex| {
+        let attached = || {
+            let output = std::process::Command::new("ip")
+                .args(["link", "show", "devrx-a"])
+                .output()
+                .unwrap();
+            String::from_utf8_lossy(&output.stdout).contains("prog/xdp")
+        };
+        let steering = Steering::attach(ifindex, 4, Some(XdpMode::Generic)).unwrap();
+        assert_eq!(steering.mode(), XdpMode::Generic);
+        assert!(attached());
+        let DriverError::Sys { fix, .. } =
+            Steering::attach(ifindex, 4, Some(XdpMode::Generic)).unwrap_err()
+        else {
+            panic!("a second program is refused by the system")
+        };
+        assert!(fix.contains("another XDP program"), "{fix}");
+        drop(steering);
+        let give_up = Instant::now() + Duration::from_secs(5);
+        while attached() && Instant::now() < give_up {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        assert!(!attached());
+    });
+}
+
+#[test]
+fn what_cannot_be_set_is_refused_and_changes_nothing() {
+    with_veth(|ifindex| {
+        assert!(matches!(
+            Steering::attach(ifindex, 0, None),
+            Err(DriverError::BadConfig { .. })
+        ));
+        assert!(matches!(
+            Steering::attach(ifindex, MAX_QUEUES + 1, None),
+            Err(DriverError::BadConfig { .. })
+        ));
+        let mut steering = Steering::attach(ifindex, 4, None).unwrap();
+        steering.set_rules(0, &rule("udp")).unwrap();
+        let many = |count| vec![(0, "udp,dst-port=1".parse::<FlowRule>().unwrap()); count];
+        assert!(matches!(
+            steering.set_rules(4, &[]),
+            Err(DriverError::BadConfig { what: "queue", .. })
+        ));
+        assert!(matches!(
+            steering.set_rules(0, &many(MAX_RULES_PER_QUEUE + 1)),
+            Err(DriverError::BadConfig { .. })
+        ));
+        assert_eq!(steering.rules(0), rule("udp"));
+        for queue in 1..4 {
+            steering
+                .set_rules(queue, &many(MAX_RULES_PER_QUEUE))
+                .unwrap();
+        }
+        steering.set_rules(0, &many(MAX_RULES_PER_QUEUE)).unwrap();
+        let pipe = std::io::pipe().unwrap();
+        assert!(matches!(
+            steering.insert_socket(0, pipe.0.as_fd()),
+            Err(DriverError::Sys { .. })
+        ));
+        // The interface goes away: the swap fails, and the rules that are reported are those that were.
+        assert!(ip("link del devrx-a"));
+        assert!(matches!(
+            steering.set_rules(1, &[]),
+            Err(DriverError::Sys { .. })
+        ));
+        assert_eq!(steering.rules(1).len(), MAX_RULES_PER_QUEUE);
+    });
+}
+
+#[test]
+fn the_verifiers_log_is_in_the_error() {
+    with_veth(|_| {
+        let mut asm = asm::Asm::new();
+        asm.alu_reg(asm::Op::Mov, asm::Reg::R0, asm::Reg::R5);
+        asm.exit();
+        let error = load(&asm.finish().unwrap(), true).unwrap_err().to_string();
+        assert!(error.contains("R5 !read_ok"), "{error}");
+    });
+}
+
+#[test]
+fn both_ways_to_wait_for_running_programs_work() {
+    with_veth(|_| {
+        grace_period().unwrap();
+        wait_by_map().unwrap();
+    });
+}
