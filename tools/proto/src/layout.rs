@@ -24,12 +24,16 @@
 //! | + 128 | u32 refill producer index |
 //! | + 192 | refill entries, 8 bytes each |
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::completion::Completion;
 use crate::drops::DropReason;
 use crate::refill::RefillEntry;
+use crate::ring::Word;
+use crate::shm::Shm;
 
 /// The first word of a daemon-written memfd: "dvrx".
 pub const MAGIC: u32 = u32::from_le_bytes(*b"dvrx");
@@ -352,5 +356,27 @@ impl Layout {
             header_slot,
             self.refill_capacity,
         ]
+    }
+
+    /// Daemon: writes [`header_words`](Self::header_words) into a new daemon-written memfd. `false`: it is too short.
+    pub fn announce(&self, daemon: &Shm) -> bool {
+        let bytes = self.header_words().map(u32::to_le_bytes);
+        daemon.copy_in(0, bytes.as_flattened())
+    }
+
+    /// Daemon: says in shared memory whether packets may come. `false`: not a daemon-written memfd.
+    pub fn set_state(daemon: &Arc<Shm>, state: State) -> bool {
+        daemon
+            .word_to_write(STATE)
+            .map(|word| word.store(state as u32))
+            .is_ok()
+    }
+
+    /// Client: whether the daemon-written memfd begins as this layout says.
+    #[must_use]
+    pub fn is_announced_in(&self, daemon: &Shm) -> bool {
+        let mut found = [[0; 4]; 7];
+        daemon.copy_out(0, found.as_flattened_mut())
+            && found.map(u32::from_le_bytes) == self.header_words()
     }
 }

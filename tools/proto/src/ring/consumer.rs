@@ -147,6 +147,7 @@ impl<B: Backing, E: Entry<N>, const N: usize> Consumer<B, E, N> {
         }
         self.sleeps = match self.sleeps.wrapping_add(1) {
             0 => 1,
+            sleep if devrx_sabotage::removed("sleep-number") => sleep.min(1),
             sleep => sleep,
         };
         self.sleep.store(self.sleeps);
