@@ -1,0 +1,298 @@
+//! Making an attachment, step by step. What was made when a step fails is ended as a living attachment would be: there is one way
+//! out.
+
+use std::sync::Arc;
+
+use devrx_driver::{HeaderSlots, QueueConfig};
+use devrx_pool::{Pool, PoolConfig};
+use devrx_proto::event::Event;
+use devrx_proto::layout::{Layout, LayoutParams, MAX_COMPLETIONS, MAX_QUEUES, MIN_COMPLETIONS};
+use devrx_proto::ring::{DaemonQueue, Start};
+use devrx_provider::{ChunkIndex, Mapping, MemoryProvider, RegionProvider, RegionSpec};
+
+use super::consumer::ClientEnd;
+use super::{Attachment, Flow, Owner, Queue, Source, Wanted, memory};
+use crate::error::Refused;
+use crate::keeper::Keeper;
+use crate::nic::NicSlot;
+use crate::worker::{self, Manners, Parts, Shared};
+
+/// What an attachment is made with.
+pub struct Builder<'a> {
+    /// The NIC.
+    pub nic: &'a mut NicSlot,
+    /// Its place in the daemon's table.
+    pub place: usize,
+    /// Who holds the memory should the daemon die.
+    pub keeper: &'a mut Keeper,
+    /// Rung by workers that have something to say.
+    pub control: &'a Arc<Event>,
+}
+
+/// An attachment, and what whoever asked for it should know.
+#[derive(Debug)]
+pub struct Made {
+    /// The attachment.
+    pub attachment: Attachment,
+    /// One sentence each, with the fix.
+    pub warnings: Vec<String>,
+}
+
+impl Builder<'_> {
+    /// Makes an attachment. Its queues are free and its name is; whoever asked may have it.
+    ///
+    /// # Errors
+    ///
+    /// What failed; nothing is left of it.
+    pub fn build(mut self, wanted: Wanted, source: Source, owner: Owner) -> Result<Made, Refused> {
+        self.check(&wanted)?;
+        let queues = wanted.queues.end() - wanted.queues.start() + 1;
+        let kind = source.kind().to_owned();
+        let spec = RegionSpec {
+            size: wanted.size,
+            chunk_size: wanted.chunk,
+        };
+        spec.check()?;
+        let (name, numbers) = (wanted.name.clone(), wanted.queues.clone());
+        let region = Arc::new(memory::region(&name, source, spec)?);
+        let shares = RegionProvider::split(region.clone(), queues)?;
+        let needs = self.nic.nic.needs();
+        let mut largest = 0;
+        for share in &shares {
+            share.init(&needs)?;
+            largest = largest.max(share.chunks().end - share.chunks().start);
+        }
+        let layout = Layout::new(&LayoutParams {
+            queues,
+            // Room for every chunk a queue has: a client that gives back in the order of arrival never sees it full.
+            completions: largest
+                .next_power_of_two()
+                .clamp(MIN_COMPLETIONS, MAX_COMPLETIONS),
+            chunks: region.chunks(),
+            header_slot: wanted.header_slot,
+        })?;
+        let daemon = memory::daemon_memory(&name, &layout)?;
+        let mut attachment = Attachment {
+            client: ClientEnd::new(&name, &layout)?,
+            nic: self.place,
+            nic_name: self.nic.nic.name().to_owned(),
+            queues: numbers,
+            memory: kind,
+            owner,
+            consumer: None,
+            flows: Vec::new(),
+            next_flow: 0,
+            split: wanted.split,
+            region,
+            layout,
+            daemon_fd: daemon.fd,
+            daemon_memory: daemon.shm,
+            hold: None,
+            live: Vec::new(),
+            name,
+        };
+        let mut warnings = self.nic.nic.warnings();
+        match self.start(
+            &mut attachment,
+            &wanted,
+            &shares,
+            &daemon.headers,
+            &mut warnings,
+        ) {
+            Ok(()) => Ok(Made {
+                attachment,
+                warnings,
+            }),
+            Err(refused) => {
+                drop((shares, daemon.headers));
+                let ended = attachment.end(self.nic, self.keeper);
+                self.nic.remember(&ended);
+                Err(refused)
+            }
+        }
+    }
+
+    fn check(&self, wanted: &Wanted) -> Result<(), Refused> {
+        let (first, last) = (*wanted.queues.start(), *wanted.queues.end());
+        let (name, has) = (self.nic.nic.name(), self.nic.nic.queues());
+        if last >= has {
+            return Err(Refused::not_found(format!(
+                "{name} has {has} receive queue(s), numbered from 0; {last} is none of them (`ethtool -L {name} combined N` gives it more, if it can)"
+            )));
+        }
+        if last - first >= MAX_QUEUES {
+            return Err(Refused::invalid(format!(
+                "queues {first}-{last}: one attachment takes {MAX_QUEUES}"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Everything that must be undone if it fails.
+    fn start(
+        &mut self,
+        attachment: &mut Attachment,
+        wanted: &Wanted,
+        shares: &[Arc<RegionProvider>],
+        headers: &Arc<Mapping>,
+        warnings: &mut Vec<String>,
+    ) -> Result<(), Refused> {
+        // Before a NIC learns of the memory.
+        let mut fds = vec![attachment.region.fd()];
+        fds.extend(attachment.region.export_fd());
+        fds.push(attachment.daemon_fd());
+        let what = format!(
+            "{} ({} on {})",
+            attachment.name, attachment.memory, attachment.nic_name
+        );
+        attachment.hold = Some(self.keeper.hold(&what, &fds)?);
+        for (place, share) in shares.iter().enumerate() {
+            let queue = self.start_queue(attachment, wanted, place, share, headers)?;
+            attachment.live.push(queue);
+        }
+        // Last: packets come from here on, and every queue has its chunks posted.
+        for rule in &wanted.flows {
+            warnings.extend(attachment.add_flow(self.nic, rule.clone())?.1);
+        }
+        if attachment.flows.is_empty() {
+            warnings.push(format!(
+                "{:?} has no flow rule, so nothing arrives; add one with `devrx flow add {} RULE`",
+                attachment.name, attachment.name
+            ));
+        }
+        Ok(())
+    }
+
+    fn start_queue(
+        &mut self,
+        attachment: &Attachment,
+        wanted: &Wanted,
+        place: usize,
+        share: &Arc<RegionProvider>,
+        headers: &Arc<Mapping>,
+    ) -> Result<Queue, Refused> {
+        // Both fit: an attachment has at most MAX_QUEUES.
+        let nth = u32::try_from(place).unwrap_or(u32::MAX);
+        let number = wanted.queues.start() + nth;
+        let chunks = share.chunks();
+        let count = chunks.end - chunks.start;
+        let provider: Arc<dyn MemoryProvider> = share.clone();
+        let config = QueueConfig {
+            provider: provider.clone(),
+            headers: HeaderSlots {
+                memory: headers.clone(),
+                start: 0,
+                slot_size: wanted.header_slot,
+                first: ChunkIndex(0),
+            },
+            split: wanted.split,
+            ring: wanted.ring_for(count)?,
+            busy_poll: wanted.busy_poll,
+            zero_copy: wanted.zero_copy,
+            split_extra: wanted.split_extra,
+        };
+        let (pool, _) = Pool::new(
+            provider,
+            PoolConfig {
+                recycle_ring: count as usize,
+            },
+        );
+        let client = attachment.client.side(place)?;
+        let rings = DaemonQueue::new(
+            &attachment.layout,
+            nth,
+            &attachment.daemon_memory,
+            &client.memory,
+            Start::default(),
+        )?;
+        let (sender, commands) = worker::commands();
+        let parts = Parts {
+            manners: Manners {
+                name: format!("rx{number}-{}", attachment.name),
+                cpu: wanted.cpu.map(|cpu| cpu + nth),
+                poll_mode: wanted.poll_mode,
+                wake_batch: wanted.wake_batch,
+                wake_timeout: wanted.wake_timeout,
+                polls_refill: wanted.polls_refill,
+            },
+            pool,
+            region: attachment.region.clone(),
+            layout: attachment.layout,
+            place: nth,
+            memory: attachment.daemon_memory.clone(),
+            rings,
+            client,
+            shared: Arc::new(Shared::new(self.control.clone())?),
+            commands,
+        };
+        let worker = self.nic.nic.start_queue(number, config, parts, sender)?;
+        Ok(Queue {
+            number,
+            worker,
+            first_chunk: chunks.start,
+            chunks: count,
+        })
+    }
+}
+
+impl Attachment {
+    /// Adds a rule to each queue. Returns its number, and what it takes that will not arrive.
+    ///
+    /// # Errors
+    ///
+    /// When the NIC cannot express it; nothing has changed then.
+    pub fn add_flow(
+        &mut self,
+        nic: &mut NicSlot,
+        rule: devrx_driver::flow::FlowRule,
+    ) -> Result<(u16, Vec<String>), Refused> {
+        let id = self.next_flow;
+        if id == devrx_driver::NO_FLOW {
+            return Err(Refused::invalid(
+                "this attachment has had 65535 flow rules; attach again to start over",
+            ));
+        }
+        let mut notes: Vec<String> = Vec::new();
+        for queue in self.queues.clone() {
+            match nic.nic.add_flow(queue, id, &rule) {
+                Ok(more) => {
+                    for note in more {
+                        if !notes.contains(&note) {
+                            notes.push(note);
+                        }
+                    }
+                }
+                Err(error) => {
+                    for done in *self.queues.start()..queue {
+                        if let Err(error) = nic.nic.remove_flow(done, id) {
+                            tracing::error!(%error, queue = done, "taking a flow rule back");
+                        }
+                    }
+                    return Err(error.into());
+                }
+            }
+        }
+        self.next_flow += 1;
+        self.flows.push(Flow { id, rule });
+        Ok((id, notes))
+    }
+
+    /// Takes a rule off each queue.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such rule, or the system refused.
+    pub fn remove_flow(&mut self, nic: &mut NicSlot, id: u16) -> Result<(), Refused> {
+        let Some(at) = self.flows.iter().position(|flow| flow.id == id) else {
+            return Err(Refused::not_found(format!(
+                "{:?} has no flow rule {id}; `devrx flow list {}` shows what it has",
+                self.name, self.name
+            )));
+        };
+        for queue in self.queues.clone() {
+            nic.nic.remove_flow(queue, id)?;
+        }
+        self.flows.remove(at);
+        Ok(())
+    }
+}

@@ -1,0 +1,152 @@
+//! The client that reads an attachment, and the change of that client.
+//!
+//! There is always a client-written memfd, whether anybody reads it or not: while nobody does, packets queue in the completion ring as
+//! for a slow client, and whoever opens the attachment next starts with them. When a consumer is gone, everything it held, read or
+//! not, is taken back, and its memory is replaced at once, so that nothing it still has mapped means anything any more.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use devrx_proto::endpoints::{Endpoints, QueueEndpoints};
+use devrx_proto::layout::Layout;
+use devrx_proto::message::{Opened, OpenedQueue, RegionInfo};
+use devrx_proto::ring::Start;
+use devrx_proto::shm::Shm;
+use devrx_provider::MemoryKind;
+
+use super::{Attachment, Consumer, SessionId};
+use crate::error::Refused;
+use crate::worker::ClientSide;
+
+/// The client's half: what a consumer gets, kept until there is one.
+#[derive(Debug)]
+pub(crate) struct ClientEnd {
+    fd: OwnedFd,
+    pub(super) memory: Arc<Shm>,
+    events: Vec<QueueEndpoints>,
+    /// Where the rings begin, by queue.
+    pub(super) starts: Vec<Start>,
+}
+
+impl ClientEnd {
+    /// A fresh one. `starts` is filled in by whoever makes the daemon's ends of the rings.
+    pub(super) fn new(name: &str, layout: &Layout) -> Result<Self, Refused> {
+        let (fd, memory) = Shm::create_client_written(name, layout.client_size())?;
+        let queues = layout.params().queues;
+        let events = (0..queues)
+            .map(|_| QueueEndpoints::new())
+            .collect::<std::io::Result<_>>()?;
+        Ok(Self {
+            fd,
+            memory,
+            events,
+            starts: vec![Start::default(); queues as usize],
+        })
+    }
+
+    /// A worker's share of it.
+    pub(super) fn side(&self, place: usize) -> Result<ClientSide, Refused> {
+        let events = self
+            .events
+            .get(place)
+            .ok_or_else(|| Refused::invalid("no such queue"))?;
+        Ok(ClientSide {
+            memory: self.memory.clone(),
+            wake: events.wake.try_clone()?,
+            kick: events.kick.try_clone()?,
+        })
+    }
+}
+
+impl Attachment {
+    /// Makes a session its consumer, and says what that gets.
+    ///
+    /// # Errors
+    ///
+    /// When there is a consumer already.
+    pub fn open(&mut self, session: SessionId, pid: i32) -> Result<(Opened, Endpoints), Refused> {
+        if let Some(consumer) = &self.consumer
+            && !devrx_sabotage::removed("one-consumer")
+        {
+            return Err(Refused::busy(format!(
+                "{:?} has a consumer: process {}; end that first, or attach another queue",
+                self.name, consumer.pid
+            )));
+        }
+        let zero_copy = !self.numbers().iter().any(|(_, numbers)| numbers.copied);
+        let events = self.client.events.iter().map(|events| {
+            Ok(QueueEndpoints {
+                wake: events.wake.try_clone()?,
+                kick: events.kick.try_clone()?,
+            })
+        });
+        let region = match self.region.kind() {
+            // What a client can map to read. A dma-buf somebody handed over may not allow that, but may be imported elsewhere.
+            MemoryKind::Memfd | MemoryKind::Hugetlb | MemoryKind::Udmabuf | MemoryKind::Dmabuf => {
+                Some(self.region.fd().try_clone_to_owned()?)
+            }
+            _ => None,
+        };
+        let endpoints = Endpoints {
+            daemon_memory: self.daemon_fd.try_clone()?,
+            client_memory: self.client.fd.try_clone()?,
+            queues: events.collect::<std::io::Result<_>>()?,
+            region,
+        };
+        let queue = |(queue, start): (&super::Queue, &Start)| OpenedQueue {
+            queue: queue.number,
+            first_chunk: queue.first_chunk,
+            chunks: queue.chunks,
+            completion_start: start.completion,
+            refill_start: start.refill,
+        };
+        let opened = Opened {
+            name: self.name.clone(),
+            nic: self.nic_name.clone(),
+            layout: *self.layout.params(),
+            queues: self.live.iter().zip(self.starts()).map(queue).collect(),
+            region: RegionInfo {
+                memory: self.memory.clone(),
+                size: self.region.size(),
+                chunk_size: self.region.chunk_size(),
+                chunks: self.region.chunks(),
+                fd: endpoints.region.is_some(),
+                mappable: self.region.cpu_readable(),
+            },
+            split: self.split,
+            zero_copy,
+            warnings: Vec::new(),
+        };
+        self.consumer = Some(Consumer { session, pid });
+        Ok((opened, endpoints))
+    }
+
+    /// The consumer is gone: everything it held is taken back, and the next one gets fresh memory.
+    ///
+    /// # Errors
+    ///
+    /// When no fresh memory is to be had or a worker does not answer; the attachment must then end.
+    pub fn drop_consumer(&mut self) -> Result<(), Refused> {
+        self.consumer = None;
+        let mut fresh = ClientEnd::new(&self.name, &self.layout)?;
+        for (place, queue) in self.live.iter_mut().enumerate() {
+            let start = queue
+                .worker
+                .change_consumer(fresh.side(place)?)
+                .ok_or_else(|| {
+                    Refused::busy(format!(
+                        "the thread of queue {} does not answer",
+                        queue.number
+                    ))
+                })?;
+            fresh.starts[place] = start;
+        }
+        self.client = fresh;
+        Ok(())
+    }
+
+    /// The daemon's memory of rings and headers.
+    pub(super) fn daemon_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.daemon_fd.as_fd()
+    }
+}

@@ -1,0 +1,247 @@
+//! What is asked for: the same from a client's request and from the configuration, with every default filled in.
+
+use std::ops::RangeInclusive;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use devrx_driver::flow::FlowRule;
+use devrx_driver::{QueueNeeds, ZeroCopy};
+use devrx_proto::message::{self, AttachRequest};
+
+use crate::config::{PlannedAttachment, PollMode, QueueSettings};
+use crate::error::Refused;
+use crate::policy;
+
+/// Completions after which a sleeping client is woken, where nobody says.
+const WAKE_BATCH: u32 = 32;
+/// Time after which it is woken with fewer, where nobody says.
+const WAKE_TIMEOUT: Duration = Duration::from_micros(50);
+/// Bytes of a header slot, where nobody says.
+const HEADER_SLOT: u32 = 256;
+/// Bytes of a chunk, where nobody says and the NIC takes it.
+const CHUNK: u32 = 4096;
+/// Chunks posted at once, at most, where nobody says.
+const RING: u32 = 2048;
+/// Most chunks that can be posted at once: what AF_XDP and NICs take at the outside.
+const MAX_RING: u32 = 1 << 16;
+/// Most rules of a request.
+const MAX_FLOWS: usize = 256;
+
+/// Where the region comes from.
+#[derive(Debug)]
+pub enum Source {
+    /// The daemon makes it.
+    Kind(String),
+    /// The client brings it.
+    Brought(String, OwnedFd),
+}
+
+impl Source {
+    /// What a request says, and brought.
+    #[must_use]
+    pub fn new(kind: &str, fd: Option<OwnedFd>) -> Self {
+        match fd {
+            Some(fd) => Self::Brought(kind.to_owned(), fd),
+            None => Self::Kind(kind.to_owned()),
+        }
+    }
+
+    /// The kind, as it was asked for.
+    #[must_use]
+    pub fn kind(&self) -> &str {
+        match self {
+            Self::Kind(kind) | Self::Brought(kind, _) => kind,
+        }
+    }
+
+    /// The kind, as policy calls it: a client's own shared memory is a kind of its own.
+    #[must_use]
+    pub fn policy_kind(&self) -> &str {
+        match self {
+            Self::Brought(kind, _) if kind != "dmabuf" => "client",
+            Self::Kind(kind) | Self::Brought(kind, _) => kind,
+        }
+    }
+}
+
+/// An attachment that somebody wants.
+#[derive(Debug)]
+pub struct Wanted {
+    /// Its name.
+    pub name: String,
+    /// The queues.
+    pub queues: RangeInclusive<u32>,
+    /// Bytes of it.
+    pub size: u64,
+    /// Bytes in a chunk.
+    pub chunk: u32,
+    /// The rules.
+    pub flows: Vec<FlowRule>,
+    /// Bytes of a header slot.
+    pub header_slot: u32,
+    /// Chunks posted at once; 0 for what suits the region.
+    pub ring: u32,
+    /// Completions after which a sleeping client is woken.
+    pub wake_batch: u32,
+    /// Time after which it is woken with fewer.
+    pub wake_timeout: Duration,
+    /// The client cannot write an eventfd.
+    pub polls_refill: bool,
+    /// Headers are split off.
+    pub split: bool,
+    /// Payload bytes that go with the header.
+    pub split_extra: u16,
+    /// Whether a copy is accepted.
+    pub zero_copy: ZeroCopy,
+    /// Busy polling by the kernel.
+    pub busy_poll: bool,
+    /// Where the first worker runs; the others follow.
+    pub cpu: Option<u32>,
+    /// How the workers wait.
+    pub poll_mode: PollMode,
+}
+
+impl Wanted {
+    /// What a client asks for. `settings` are those of its first queue.
+    ///
+    /// # Errors
+    ///
+    /// What cannot be right about it.
+    pub fn of_request(
+        request: &AttachRequest,
+        needs: &QueueNeeds,
+        settings: Option<&QueueSettings>,
+    ) -> Result<Self, Refused> {
+        policy::check_name(&request.name).map_err(Refused::invalid)?;
+        if request.queue_last < request.queue_first {
+            let (first, last) = (request.queue_first, request.queue_last);
+            return Err(Refused::invalid(format!(
+                "queues {first}-{last} are no range; write the smaller queue first"
+            )));
+        }
+        if request.flows.len() > MAX_FLOWS {
+            return Err(Refused::invalid(format!(
+                "{} flow rules; an attachment takes {MAX_FLOWS}",
+                request.flows.len()
+            )));
+        }
+        let split_extra = u16::try_from(request.split_extra).map_err(|_| {
+            Refused::invalid(format!(
+                "{} extra header bytes do not fit a header slot",
+                request.split_extra
+            ))
+        })?;
+        let or = |asked: u32, configured: Option<u32>, default: u32| match asked {
+            0 => configured.unwrap_or(default),
+            asked => asked,
+        };
+        Ok(Self {
+            name: request.name.clone(),
+            queues: request.queue_first..=request.queue_last,
+            size: request.size,
+            chunk: if request.chunk == 0 {
+                suitable_chunk(needs)
+            } else {
+                request.chunk
+            },
+            flows: parse(&request.flows)?,
+            header_slot: or(
+                request.header_slot,
+                settings.and_then(|s| s.header_slot),
+                HEADER_SLOT,
+            ),
+            ring: or(request.ring, settings.and_then(|s| s.ring), 0),
+            wake_batch: or(
+                request.wake_batch,
+                settings.and_then(|s| s.batch_size),
+                WAKE_BATCH,
+            ),
+            wake_timeout: timeout(
+                request
+                    .wake_timeout_us
+                    .or(settings.and_then(|s| s.timeout_us)),
+            ),
+            polls_refill: request.polls_refill,
+            split: request.split,
+            split_extra,
+            zero_copy: match request.zero_copy {
+                message::ZeroCopy::Copy => ZeroCopy::Copy,
+                message::ZeroCopy::ZeroCopy => ZeroCopy::ZeroCopy,
+                message::ZeroCopy::Auto => settings.map_or(ZeroCopy::Auto, zero_copy),
+            },
+            busy_poll: request.busy_poll || settings.and_then(|s| s.busy_poll).unwrap_or(false),
+            cpu: request.cpu.or(settings.and_then(|s| s.cpu_core)),
+            poll_mode: settings.map_or(PollMode::default(), |s| s.poll_mode),
+        })
+    }
+
+    /// What the configuration asks for.
+    ///
+    /// # Errors
+    ///
+    /// A rule that is none.
+    pub fn of_plan(plan: &PlannedAttachment) -> Result<Self, Refused> {
+        let settings = &plan.settings;
+        Ok(Self {
+            name: plan.name.clone(),
+            queues: settings.queues.clone(),
+            size: plan.size,
+            chunk: plan.chunk,
+            flows: parse(&plan.flows)?,
+            header_slot: settings.header_slot.unwrap_or(HEADER_SLOT),
+            ring: settings.ring.unwrap_or(0),
+            wake_batch: settings.batch_size.unwrap_or(WAKE_BATCH),
+            wake_timeout: timeout(settings.timeout_us),
+            polls_refill: false,
+            split: settings.split.unwrap_or(true),
+            split_extra: 0,
+            zero_copy: zero_copy(settings),
+            busy_poll: settings.busy_poll.unwrap_or(false),
+            cpu: settings.cpu_core,
+            poll_mode: settings.poll_mode,
+        })
+    }
+
+    /// Chunks posted at once on a queue that has `chunks` of them: a power of two.
+    ///
+    /// # Errors
+    ///
+    /// When what was asked for is none.
+    pub(super) fn ring_for(&self, chunks: u32) -> Result<u32, Refused> {
+        if self.ring == 0 {
+            return Ok(chunks.next_power_of_two().clamp(64, RING));
+        }
+        if !self.ring.is_power_of_two() || self.ring > MAX_RING {
+            return Err(Refused::invalid(format!(
+                "a receive ring of {} entries: use a power of two up to {MAX_RING}",
+                self.ring
+            )));
+        }
+        Ok(self.ring)
+    }
+}
+
+fn timeout(microseconds: Option<u32>) -> Duration {
+    microseconds.map_or(WAKE_TIMEOUT, |us| Duration::from_micros(us.into()))
+}
+
+fn zero_copy(settings: &QueueSettings) -> ZeroCopy {
+    match settings.zero_copy.as_deref() {
+        Some("copy") => ZeroCopy::Copy,
+        Some("zero-copy") => ZeroCopy::ZeroCopy,
+        _ => ZeroCopy::Auto,
+    }
+}
+
+fn parse(rules: &[String]) -> Result<Vec<FlowRule>, Refused> {
+    let parse = |text: &String| {
+        text.parse::<FlowRule>()
+            .map_err(|e| Refused::invalid(format!("flow rule {text:?}: {e}")))
+    };
+    rules.iter().map(parse).collect()
+}
+
+fn suitable_chunk(needs: &QueueNeeds) -> u32 {
+    let chunk = CHUNK.clamp(needs.min_chunk, needs.max_chunk);
+    (chunk - chunk % needs.chunk_multiple.max(1)).max(needs.min_chunk)
+}

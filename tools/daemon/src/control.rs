@@ -1,0 +1,230 @@
+//! The control thread: one epoll over the listening socket, the sessions, the workers' doorbell, the keeper and the end. No packet comes
+//! by here, and no client is waited for.
+
+use std::collections::BTreeMap;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use devrx_proto::event::Event;
+use devrx_proto::message::Reply;
+use devrx_proto::socket::{Listener, SocketError};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+
+use crate::attachment::SessionId;
+use crate::registry::Registry;
+use crate::session::{Session, Verdict};
+use crate::shutdown::Shutdown;
+
+const LISTENER: u64 = 0;
+const SHUTDOWN: u64 = 1;
+const WORKERS: u64 = 2;
+const KEEPER: u64 = 3;
+/// Sessions are numbered from here.
+const SESSIONS: u64 = 16;
+
+/// How long no connection is accepted when the daemon is out of descriptors, rather than spinning on one that cannot be.
+const BREATHER: Duration = Duration::from_millis(100);
+
+/// The control thread's own things.
+pub struct Control<'a> {
+    epoll: Epoll,
+    listener: &'a Listener,
+    doorbell: Arc<Event>,
+    sessions: BTreeMap<SessionId, Session>,
+    next: u64,
+    /// No accepting before this.
+    accept_at: Option<Instant>,
+    /// A keeper that could not be started is tried again then.
+    mend_at: Option<Instant>,
+}
+
+impl<'a> Control<'a> {
+    /// Watches everything there is to watch.
+    ///
+    /// # Errors
+    ///
+    /// What epoll(7) answers.
+    pub fn new(
+        listener: &'a Listener,
+        shutdown: &Shutdown,
+        doorbell: Arc<Event>,
+        registry: &mut Registry,
+    ) -> anyhow::Result<Self> {
+        listener.set_nonblocking(true)?;
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let readable = |token| EpollEvent::new(EpollFlags::EPOLLIN, token);
+        epoll.add(listener.as_fd(), readable(LISTENER))?;
+        epoll.add(shutdown.as_fd(), readable(SHUTDOWN))?;
+        epoll.add(doorbell.as_fd(), readable(WORKERS))?;
+        if let Some(keeper) = registry.keeper().watch() {
+            epoll.add(keeper, readable(KEEPER))?;
+        }
+        Ok(Self {
+            epoll,
+            listener,
+            doorbell,
+            sessions: BTreeMap::new(),
+            next: SESSIONS,
+            accept_at: None,
+            mend_at: None,
+        })
+    }
+
+    /// Serves until told to end.
+    ///
+    /// # Errors
+    ///
+    /// When epoll fails, which it does not.
+    pub fn run(&mut self, registry: &mut Registry) -> anyhow::Result<()> {
+        let mut events = [EpollEvent::empty(); 64];
+        loop {
+            let count = match self.epoll.wait(&mut events, self.timeout()) {
+                Ok(count) => count,
+                Err(nix::errno::Errno::EINTR) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            for event in &events[..count] {
+                match event.data() {
+                    SHUTDOWN => return Ok(()),
+                    LISTENER => self.accept(registry),
+                    WORKERS => {
+                        self.doorbell.drain();
+                        registry.sweep();
+                    }
+                    KEEPER => self.mend(registry),
+                    id => self.serve(registry, SessionId(id)),
+                }
+                self.spread_news(registry);
+            }
+            let now = Instant::now();
+            if self.mend_at.is_some_and(|at| now >= at) {
+                self.mend(registry);
+            }
+            if self.accept_at.is_some_and(|at| now >= at) {
+                self.accept_at = None;
+                self.listen(true);
+            }
+        }
+    }
+
+    fn timeout(&self) -> EpollTimeout {
+        let Some(at) = self.mend_at.into_iter().chain(self.accept_at).min() else {
+            return EpollTimeout::NONE;
+        };
+        let left = at.saturating_duration_since(Instant::now()).as_millis() + 1;
+        EpollTimeout::try_from(left.min(60_000)).unwrap_or(EpollTimeout::NONE)
+    }
+
+    fn listen(&self, on: bool) {
+        let flags = if on {
+            EpollFlags::EPOLLIN
+        } else {
+            EpollFlags::empty()
+        };
+        let mut event = EpollEvent::new(flags, LISTENER);
+        if let Err(error) = self.epoll.modify(self.listener.as_fd(), &mut event) {
+            tracing::error!(%error, "watching the listening socket");
+        }
+    }
+
+    fn accept(&mut self, registry: &mut Registry) {
+        let stream = match self.listener.accept() {
+            Ok(stream) => stream,
+            Err(SocketError::WouldBlock) => return,
+            Err(error) => {
+                tracing::error!(%error, "no connection can be accepted; trying again in a moment");
+                registry.counters.sessions_refused += 1;
+                self.accept_at = Some(Instant::now() + BREATHER);
+                self.listen(false);
+                return;
+            }
+        };
+        let id = SessionId(self.next);
+        let session = match Session::new(id, stream) {
+            Ok(session) => session,
+            Err(error) => {
+                tracing::warn!(%error, "a connection that is not known is refused");
+                registry.counters.sessions_refused += 1;
+                return;
+            }
+        };
+        let limits = registry.limits();
+        let master = registry.policy().is_master(&session.peer);
+        let uid = session.peer.uid;
+        let of_user = self
+            .sessions
+            .values()
+            .filter(|other| other.peer.uid == uid)
+            .count();
+        if self.sessions.len() >= limits.sessions as usize
+            || (!master && of_user >= limits.sessions_per_user as usize)
+        {
+            // Dropping it closes it: the client sees the end of the connection.
+            tracing::warn!(uid, of_user, "too many sessions; refusing another");
+            registry.counters.sessions_refused += 1;
+            return;
+        }
+        if let Err(error) = self
+            .epoll
+            .add(session.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, id.0))
+        {
+            tracing::error!(%error, "a session cannot be watched");
+            return;
+        }
+        self.next += 1;
+        registry.counters.sessions += 1;
+        self.sessions.insert(id, session);
+    }
+
+    fn serve(&mut self, registry: &mut Registry, id: SessionId) {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        if session.serve(registry) == Verdict::Close {
+            self.close(registry, id);
+        }
+    }
+
+    fn close(&mut self, registry: &mut Registry, id: SessionId) {
+        if let Some(session) = self.sessions.remove(&id) {
+            // A client may have passed its socket on; the watch must not depend on the last descriptor.
+            let _ = self.epoll.delete(session.as_fd());
+            drop(session);
+            registry.session_ended(id);
+        }
+    }
+
+    /// Tells consumers what happened to their attachments. Who does not read it is gone, and that may be news again.
+    fn spread_news(&mut self, registry: &mut Registry) {
+        loop {
+            let news = registry.take_news();
+            if news.is_empty() {
+                return;
+            }
+            for (id, event) in news {
+                let Some(session) = self.sessions.get(&id) else {
+                    continue;
+                };
+                if session.send(registry, 0, &Reply::Event(event), None) == Verdict::Close {
+                    self.close(registry, id);
+                }
+            }
+        }
+    }
+
+    /// The keeper died, or could not be started a moment ago.
+    fn mend(&mut self, registry: &mut Registry) {
+        if let Some(dead) = registry.keeper().watch() {
+            let _ = self.epoll.delete(dead);
+        }
+        self.mend_at = registry.keeper().mend().map(|pause| Instant::now() + pause);
+        if let Some(keeper) = registry.keeper().watch()
+            && let Err(error) = self
+                .epoll
+                .add(keeper, EpollEvent::new(EpollFlags::EPOLLIN, KEEPER))
+        {
+            tracing::error!(%error, "the keeper cannot be watched");
+        }
+    }
+}

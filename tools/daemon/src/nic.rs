@@ -1,0 +1,202 @@
+//! The NICs the daemon serves. This is the one place that names concrete ones: everywhere else a NIC is a [`ServedNic`], behind
+//! which each kind has its own worker, so that no packet meets a dynamic call.
+
+use std::collections::BTreeMap;
+use std::sync::mpsc::SyncSender;
+
+use devrx_driver::afxdp::{AfXdpNic, AfXdpOptions};
+use devrx_driver::flow::FlowRule;
+use devrx_driver::{DriverError, Nic, QueueConfig, QueueNeeds};
+
+use crate::attachment::Ended;
+use crate::config::{NicConfig, NicSpec, QueueSettings};
+use crate::worker::snapshot::Snapshot;
+use crate::worker::{Command, Handle, Parts};
+
+/// A NIC as control sees it.
+pub trait ServedNic: Send {
+    /// See [`Nic::name`].
+    fn name(&self) -> &str;
+    /// See [`Nic::driver`].
+    fn driver(&self) -> &str;
+    /// See [`Nic::queues`].
+    fn queues(&self) -> u32;
+    /// See [`Nic::needs`].
+    fn needs(&self) -> QueueNeeds;
+    /// See [`Nic::warnings`].
+    fn warnings(&self) -> Vec<String>;
+    /// See [`Nic::leftover_rules`].
+    fn leftover_rules(&self) -> Vec<(u32, u32)>;
+    /// Opens a queue and starts its worker.
+    ///
+    /// # Errors
+    ///
+    /// See [`Nic::open_queue`]; or when there is no thread to be had.
+    fn start_queue(
+        &mut self,
+        queue: u32,
+        config: QueueConfig,
+        parts: Parts,
+        commands: SyncSender<Command>,
+    ) -> Result<Handle, crate::error::Refused>;
+    /// See [`Nic::close_queue`].
+    ///
+    /// # Errors
+    ///
+    /// The same.
+    fn close_queue(&mut self, queue: u32) -> Result<(), DriverError>;
+    /// See [`devrx_driver::Flows::add_flow`].
+    ///
+    /// # Errors
+    ///
+    /// The same.
+    fn add_flow(
+        &mut self,
+        queue: u32,
+        id: u16,
+        rule: &FlowRule,
+    ) -> Result<Vec<String>, DriverError>;
+    /// See [`devrx_driver::Flows::remove_flow`].
+    ///
+    /// # Errors
+    ///
+    /// The same.
+    fn remove_flow(&mut self, queue: u32, id: u16) -> Result<(), DriverError>;
+    /// See [`devrx_driver::Flows::queue_packets`].
+    fn queue_packets(&self, queue: u32) -> u64;
+}
+
+impl<N: Nic> ServedNic for N {
+    fn name(&self) -> &str {
+        Nic::name(self)
+    }
+
+    fn driver(&self) -> &str {
+        Nic::driver(self)
+    }
+
+    fn queues(&self) -> u32 {
+        Nic::queues(self)
+    }
+
+    fn needs(&self) -> QueueNeeds {
+        Nic::needs(self)
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        Nic::warnings(self)
+    }
+
+    fn leftover_rules(&self) -> Vec<(u32, u32)> {
+        Nic::leftover_rules(self)
+    }
+
+    fn start_queue(
+        &mut self,
+        queue: u32,
+        config: QueueConfig,
+        parts: Parts,
+        commands: SyncSender<Command>,
+    ) -> Result<Handle, crate::error::Refused> {
+        let open = self.open_queue(queue, config)?;
+        Handle::spawn(open, parts, commands).map_err(|error| {
+            // The queue was dropped with the worker that did not start; the NIC forgets it too.
+            if let Err(error) = Nic::close_queue(self, queue) {
+                tracing::error!(%error, queue, "closing a queue whose worker did not start");
+            }
+            error.into()
+        })
+    }
+
+    fn close_queue(&mut self, queue: u32) -> Result<(), DriverError> {
+        Nic::close_queue(self, queue)
+    }
+
+    fn add_flow(
+        &mut self,
+        queue: u32,
+        id: u16,
+        rule: &FlowRule,
+    ) -> Result<Vec<String>, DriverError> {
+        devrx_driver::Flows::add_flow(self, queue, id, rule)
+    }
+
+    fn remove_flow(&mut self, queue: u32, id: u16) -> Result<(), DriverError> {
+        devrx_driver::Flows::remove_flow(self, queue, id)
+    }
+
+    fn queue_packets(&self, queue: u32) -> u64 {
+        devrx_driver::Flows::queue_packets(self, queue)
+    }
+}
+
+/// A NIC with what the daemon knows about it.
+pub struct NicSlot {
+    /// The NIC.
+    pub nic: Box<dyn ServedNic>,
+    /// The user's own name for it.
+    pub alias: Option<String>,
+    /// What the configuration says about its queues.
+    pub settings: Vec<QueueSettings>,
+    /// What attachments that are over left behind, by queue: queues count on over all of them.
+    pub past: BTreeMap<u32, Snapshot>,
+}
+
+impl NicSlot {
+    /// Opens a NIC.
+    ///
+    /// # Errors
+    ///
+    /// Why it cannot be served.
+    pub fn open(config: &NicConfig) -> Result<Self, DriverError> {
+        let nic: Box<dyn ServedNic> = match &config.spec {
+            NicSpec::AfXdp(name) => Box::new(AfXdpNic::open(name, AfXdpOptions::default())?),
+            NicSpec::Vfio(address) => {
+                return Err(DriverError::NoNic {
+                    nic: address.clone(),
+                    why: "this version has no driver that owns a NIC through VFIO; use afxdp:IFNAME with the kernel's driver".into(),
+                });
+            }
+        };
+        Ok(Self::new(nic, config.alias.clone(), config.queues.clone()))
+    }
+
+    /// A NIC that is open.
+    #[must_use]
+    pub fn new(
+        nic: Box<dyn ServedNic>,
+        alias: Option<String>,
+        settings: Vec<QueueSettings>,
+    ) -> Self {
+        Self {
+            nic,
+            alias,
+            settings,
+            past: BTreeMap::new(),
+        }
+    }
+
+    /// Whether this is the NIC called so.
+    #[must_use]
+    pub fn is_called(&self, name: &str) -> bool {
+        self.nic.name() == name || self.alias.as_deref() == Some(name)
+    }
+
+    /// Keeps the numbers of an attachment that is over.
+    pub fn remember(&mut self, ended: &Ended) {
+        for (queue, numbers) in &ended.numbers {
+            self.past
+                .entry(*queue)
+                .or_insert_with(Snapshot::zero)
+                .add(numbers);
+        }
+    }
+
+    /// What the configuration says about a queue.
+    #[must_use]
+    pub fn settings_of(&self, queue: u32) -> Option<&QueueSettings> {
+        self.settings
+            .iter()
+            .find(|settings| settings.queues.contains(&queue))
+    }
+}

@@ -1,0 +1,493 @@
+//! Everything the daemon has: NICs, attachments, what is left of those that ended. What clients ask for is done here; how they ask is
+//! the business of [`crate::session`].
+
+use std::collections::{BTreeMap, VecDeque};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use devrx_driver::flow::FlowRule;
+use devrx_proto::endpoints::Endpoints;
+use devrx_proto::event::Event;
+use devrx_proto::message::{
+    self, AttachReply, AttachRequest, FlowAddReply, FlowInfo, Lifetime, NicAttachment, NicInfo,
+    Opened,
+};
+
+use crate::attachment::{Attachment, Builder, Ended, Made, Owner, SessionId, Source, Wanted};
+use crate::config::{Config, Limits, PlannedAttachment};
+use crate::counters::Counters;
+use crate::error::Refused;
+use crate::keeper::Keeper;
+use crate::nic::NicSlot;
+use crate::policy::{Ask, Peer, Policy, Usage};
+
+/// Ended attachments that statistics still show.
+const REMEMBERED: usize = 64;
+
+/// Everything the daemon has.
+pub struct Registry {
+    pub(crate) nics: Vec<NicSlot>,
+    pub(crate) attachments: BTreeMap<String, Attachment>,
+    pub(crate) ended: VecDeque<Ended>,
+    policy: Policy,
+    limits: Limits,
+    keeper: Keeper,
+    control: Arc<Event>,
+    /// What the daemon counts besides packets.
+    pub(crate) counters: Counters,
+    /// What sessions must be told.
+    news: Vec<(SessionId, message::Event)>,
+}
+
+impl Registry {
+    /// Nothing attached yet. `control` is rung by workers that have something to say.
+    ///
+    /// # Errors
+    ///
+    /// A policy that is none.
+    pub fn new(
+        config: &Config,
+        nics: Vec<NicSlot>,
+        keeper: Keeper,
+        control: Arc<Event>,
+    ) -> Result<Self, String> {
+        Ok(Self {
+            nics,
+            attachments: BTreeMap::new(),
+            ended: VecDeque::new(),
+            policy: Policy::new(&config.policy, nix::unistd::geteuid().as_raw())?,
+            limits: config.limits,
+            keeper,
+            control,
+            counters: Counters::default(),
+            news: Vec::new(),
+        })
+    }
+
+    fn nic_called(&self, name: &str) -> Result<usize, Refused> {
+        self.nics
+            .iter()
+            .position(|nic| nic.is_called(name))
+            .ok_or_else(|| {
+                let have = self
+                    .nics
+                    .iter()
+                    .map(|nic| nic.nic.name())
+                    .collect::<Vec<_>>()
+                    .join(", ");
+                Refused::not_found(format!(
+                    "this daemon does not serve a NIC {name:.40?}; it serves {have}"
+                ))
+            })
+    }
+
+    /// Makes an attachment for a client.
+    ///
+    /// # Errors
+    ///
+    /// Why not; nothing has changed then.
+    pub fn attach(
+        &mut self,
+        peer: &Peer,
+        session: SessionId,
+        request: &AttachRequest,
+        fd: Option<OwnedFd>,
+    ) -> Result<(AttachReply, Option<Endpoints>), Refused> {
+        let place = self.nic_called(&request.nic)?;
+        let slot = &self.nics[place];
+        let wanted = Wanted::of_request(
+            request,
+            &slot.nic.needs(),
+            slot.settings_of(request.queue_first),
+        )?;
+        let source = Source::new(&request.memory, fd);
+        let persist = request.lifetime == Lifetime::Daemon;
+        let ask = Ask {
+            nic: slot.nic.name(),
+            alias: slot.alias.as_deref(),
+            queues: wanted.queues.clone(),
+            kind: source.policy_kind(),
+            size: wanted.size,
+            persist,
+        };
+        self.policy
+            .may_attach(peer, &ask, self.usage_of(peer.uid))?;
+        let owner = Owner {
+            uid: peer.uid,
+            session: (!persist).then_some(session),
+        };
+        let (attachment, warnings) = self.make(place, wanted, source, owner)?;
+        let flows = attachment.flow_infos();
+        let name = attachment.name.clone();
+        let (opened, endpoints) = match request.open {
+            true => attachment
+                .open(session, peer.pid)
+                .map(|(opened, endpoints)| (Some(opened), Some(endpoints)))?,
+            false => (None, None),
+        };
+        Ok((
+            AttachReply {
+                name,
+                flows,
+                warnings,
+                opened,
+            },
+            endpoints,
+        ))
+    }
+
+    /// Makes an attachment of the configuration.
+    ///
+    /// # Errors
+    ///
+    /// Why not.
+    pub fn attach_planned(&mut self, plan: &PlannedAttachment) -> Result<Vec<String>, Refused> {
+        let place = self.nic_called(&plan.nic)?;
+        let owner = Owner {
+            uid: nix::unistd::geteuid().as_raw(),
+            session: None,
+        };
+        let source = Source::new(&plan.memory, None);
+        self.make(place, Wanted::of_plan(plan)?, source, owner)
+            .map(|(_, warnings)| warnings)
+    }
+
+    fn make(
+        &mut self,
+        place: usize,
+        wanted: Wanted,
+        source: Source,
+        owner: Owner,
+    ) -> Result<(&mut Attachment, Vec<String>), Refused> {
+        if self.attachments.contains_key(&wanted.name) {
+            return Err(Refused::busy(format!(
+                "there is an attachment called {:?}; choose another name, or end it with `devrx detach {}`",
+                wanted.name, wanted.name
+            )));
+        }
+        if let Some(other) = self
+            .attachments
+            .values()
+            .find(|other| other.overlaps(place, &wanted.queues))
+        {
+            return Err(Refused::busy(format!(
+                "queue {} of {} belongs to the attachment {:?} of uid {}; choose another queue, or end it with `devrx detach {}`",
+                wanted.queues.start().max(other.queues.start()),
+                other.nic_name,
+                other.name,
+                other.owner.uid,
+                other.name
+            )));
+        }
+        if self.attachments.len() >= self.limits.attachments as usize {
+            return Err(Refused::new(
+                message::FailureCode::Exhausted,
+                format!(
+                    "the daemon has {} attachments, its limit ([limits] attachments)",
+                    self.attachments.len()
+                ),
+            ));
+        }
+        let builder = Builder {
+            nic: &mut self.nics[place],
+            place,
+            keeper: &mut self.keeper,
+            control: &self.control,
+        };
+        let made = builder.build(wanted, source, owner);
+        self.tell_rules();
+        let Made {
+            attachment,
+            warnings,
+        } = made?;
+        let name = attachment.name.clone();
+        tracing::info!(name, nic = attachment.nic_name, queues = ?attachment.queues, memory = attachment.memory, uid = owner.uid, "attached");
+        // A name in use again stands for the new attachment alone.
+        self.ended.retain(|ended| ended.name != name);
+        Ok((
+            self.attachments
+                .entry(name)
+                .insert_entry(attachment)
+                .into_mut(),
+            warnings,
+        ))
+    }
+
+    fn usage_of(&self, uid: u32) -> Usage {
+        let owned = self
+            .attachments
+            .values()
+            .filter(|attachment| attachment.owner.uid == uid);
+        owned.fold(Usage::default(), |usage, attachment| Usage {
+            memory: usage.memory.saturating_add(attachment.size()),
+            attachments: usage.attachments + 1,
+        })
+    }
+
+    /// Tells the keeper which rules would outlive the daemon.
+    fn tell_rules(&mut self) {
+        let rules = self
+            .nics
+            .iter()
+            .flat_map(|slot| slot.nic.leftover_rules())
+            .collect();
+        self.keeper.rules(rules);
+    }
+
+    fn usable(&mut self, peer: &Peer, name: &str) -> Result<&mut Attachment, Refused> {
+        let Some(attachment) = self.attachments.get_mut(name) else {
+            let ended = self.ended.iter().find(|ended| ended.name == name);
+            let why = ended
+                .map(|ended| format!("; it ended: {}", ended.reason))
+                .unwrap_or_default();
+            return Err(Refused::not_found(format!(
+                "there is no attachment {name:.80?}{why} (`devrx stats` lists them)"
+            )));
+        };
+        self.policy.may_use(peer, attachment.owner.uid, name)?;
+        Ok(attachment)
+    }
+
+    /// Makes a session the consumer of an attachment.
+    ///
+    /// # Errors
+    ///
+    /// Why not.
+    pub fn open(
+        &mut self,
+        peer: &Peer,
+        session: SessionId,
+        name: &str,
+    ) -> Result<(Opened, Endpoints), Refused> {
+        self.usable(peer, name)?.open(session, peer.pid)
+    }
+
+    /// Ends a session's consumption.
+    ///
+    /// # Errors
+    ///
+    /// When it is not the consumer.
+    pub fn close(&mut self, peer: &Peer, session: SessionId, name: &str) -> Result<(), Refused> {
+        let attachment = self.usable(peer, name)?;
+        if !attachment
+            .consumer
+            .is_some_and(|consumer| consumer.session == session)
+        {
+            return Err(Refused::invalid(format!(
+                "this session does not consume {name:?}"
+            )));
+        }
+        self.drop_consumer(name);
+        Ok(())
+    }
+
+    /// Ends an attachment on request.
+    ///
+    /// # Errors
+    ///
+    /// Why not.
+    pub fn detach(&mut self, peer: &Peer, name: &str) -> Result<(), Refused> {
+        self.usable(peer, name)?;
+        self.end(name, format!("detached by uid {}", peer.uid));
+        Ok(())
+    }
+
+    /// Ends an attachment. Its consumer will be told.
+    pub(crate) fn end(&mut self, name: &str, reason: String) {
+        let Some(attachment) = self.attachments.remove(name) else {
+            return;
+        };
+        let slot = &mut self.nics[attachment.nic];
+        let consumer = attachment.consumer;
+        let mut ended = attachment.end(slot, &mut self.keeper);
+        slot.remember(&ended);
+        self.tell_rules();
+        if let Some(consumer) = consumer {
+            let event = message::Event::Ended {
+                name: name.to_owned(),
+                reason: reason.clone(),
+            };
+            self.news.push((consumer.session, event));
+        }
+        tracing::info!(name, reason, "detached");
+        ended.reason = reason;
+        self.ended.push_back(ended);
+        if self.ended.len() > REMEMBERED {
+            self.ended.pop_front();
+        }
+    }
+
+    fn drop_consumer(&mut self, name: &str) {
+        let Some(attachment) = self.attachments.get_mut(name) else {
+            return;
+        };
+        if let Err(refused) = attachment.drop_consumer() {
+            tracing::error!(name, %refused, "the next consumer cannot be prepared for");
+            self.end(
+                name,
+                format!("no next consumer could be prepared for: {refused}"),
+            );
+        }
+    }
+
+    /// A session is over: what it consumed is taken back, what lived with it ends.
+    pub fn session_ended(&mut self, session: SessionId) {
+        if devrx_sabotage::removed("session-end") {
+            return;
+        }
+        let named = |attachment: &&Attachment| attachment.owner.session == Some(session);
+        let own: Vec<String> = self
+            .attachments
+            .values()
+            .filter(named)
+            .map(|a| a.name.clone())
+            .collect();
+        for name in own {
+            self.end(&name, "its session ended".into());
+        }
+        let consumed =
+            |attachment: &&Attachment| attachment.consumer.is_some_and(|c| c.session == session);
+        let consumed: Vec<String> = self
+            .attachments
+            .values()
+            .filter(consumed)
+            .map(|a| a.name.clone())
+            .collect();
+        for name in consumed {
+            self.drop_consumer(&name);
+        }
+    }
+
+    /// Ends attachments whose workers say that they must.
+    pub fn sweep(&mut self) {
+        let faulty =
+            |attachment: &Attachment| attachment.fault().map(|why| (attachment.name.clone(), why));
+        let faults: Vec<_> = self.attachments.values().filter_map(faulty).collect();
+        for (name, why) in faults {
+            tracing::warn!(name, why, "ending an attachment");
+            self.counters.faulted_attachments += 1;
+            self.end(&name, why.to_owned());
+        }
+    }
+
+    /// Adds a rule.
+    ///
+    /// # Errors
+    ///
+    /// Why not.
+    pub fn flow_add(
+        &mut self,
+        peer: &Peer,
+        name: &str,
+        rule: &str,
+    ) -> Result<FlowAddReply, Refused> {
+        let rule: FlowRule = rule
+            .parse()
+            .map_err(|e| Refused::invalid(format!("flow rule {rule:.200?}: {e}")))?;
+        self.usable(peer, name)?;
+        let Some(attachment) = self.attachments.get_mut(name) else {
+            return Err(Refused::not_found("gone"));
+        };
+        let text = rule.to_string();
+        let (id, warnings) = attachment.add_flow(&mut self.nics[attachment.nic], rule)?;
+        self.tell_rules();
+        Ok(FlowAddReply {
+            flow: FlowInfo {
+                name: name.to_owned(),
+                id,
+                rule: text,
+            },
+            warnings,
+        })
+    }
+
+    /// Removes a rule.
+    ///
+    /// # Errors
+    ///
+    /// Why not.
+    pub fn flow_del(&mut self, peer: &Peer, name: &str, id: u16) -> Result<(), Refused> {
+        self.usable(peer, name)?;
+        let Some(attachment) = self.attachments.get_mut(name) else {
+            return Err(Refused::not_found("gone"));
+        };
+        attachment.remove_flow(&mut self.nics[attachment.nic], id)?;
+        self.tell_rules();
+        Ok(())
+    }
+
+    /// The rules of one attachment or of all.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such attachment.
+    pub fn flow_list(&self, name: Option<&str>) -> Result<Vec<FlowInfo>, Refused> {
+        if let Some(name) = name
+            && !self.attachments.contains_key(name)
+        {
+            return Err(Refused::not_found(format!(
+                "there is no attachment {name:.80?} (`devrx stats` lists them)"
+            )));
+        }
+        let asked = self
+            .attachments
+            .values()
+            .filter(|attachment| name.is_none_or(|name| attachment.name == name));
+        Ok(asked.flat_map(Attachment::flow_infos).collect())
+    }
+
+    /// The NICs, and who has their queues.
+    #[must_use]
+    pub fn nic_infos(&self) -> Vec<NicInfo> {
+        let on = |place: usize| {
+            self.attachments
+                .values()
+                .filter(move |attachment| attachment.nic == place)
+                .map(|attachment| NicAttachment {
+                    name: attachment.name.clone(),
+                    queue_first: *attachment.queues.start(),
+                    queue_last: *attachment.queues.end(),
+                })
+        };
+        let info = |(place, slot): (usize, &NicSlot)| NicInfo {
+            nic: slot.nic.name().to_owned(),
+            driver: slot.nic.driver().to_owned(),
+            queues: slot.nic.queues(),
+            attachments: on(place).collect(),
+            notes: slot.nic.warnings(),
+        };
+        self.nics.iter().enumerate().map(info).collect()
+    }
+
+    /// What sessions must be told; each only once.
+    pub fn take_news(&mut self) -> Vec<(SessionId, message::Event)> {
+        std::mem::take(&mut self.news)
+    }
+
+    /// The keeper, for control to watch.
+    pub fn keeper(&mut self) -> &mut Keeper {
+        &mut self.keeper
+    }
+
+    /// The limits.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// The policy.
+    #[must_use]
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// Ends everything in order.
+    pub fn shut_down(mut self) {
+        let names: Vec<String> = self.attachments.keys().cloned().collect();
+        for name in names {
+            self.end(&name, "the daemon ends".into());
+        }
+        drop(self.nics);
+        self.keeper.farewell();
+    }
+}

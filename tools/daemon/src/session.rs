@@ -1,0 +1,223 @@
+//! One connection of a client: requests in, replies out. Nothing it sends is trusted, and nothing it does not read is waited for.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use devrx_proto::endpoints::Endpoints;
+use devrx_proto::message::{
+    Done, Failure, FailureCode, FlowListReply, Hello, HelloReply, MessageError, NicsReply, Reply,
+    Request,
+};
+use devrx_proto::socket::{Received, SocketError, Stream};
+
+use crate::attachment::SessionId;
+use crate::error::Refused;
+use crate::policy::Peer;
+use crate::registry::Registry;
+
+/// A connection.
+#[derive(Debug)]
+pub struct Session {
+    id: SessionId,
+    stream: Stream,
+    /// Who is at the other end.
+    pub peer: Peer,
+    greeted: bool,
+}
+
+/// Whether a session goes on.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Verdict {
+    /// It does.
+    Keep,
+    /// It is to be closed.
+    Close,
+}
+
+impl Session {
+    /// Takes a connection that was just accepted.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel does not say who it is.
+    pub fn new(id: SessionId, stream: Stream) -> Result<Self, SocketError> {
+        stream.set_nonblocking(true)?;
+        let who = stream.peer()?;
+        let mut groups = vec![who.gid];
+        // Before Linux 4.13 the kernel does not say; then only the primary group counts.
+        groups.extend(crate::sys::peer_groups(stream.as_fd()).unwrap_or_default());
+        Ok(Self {
+            id,
+            stream,
+            peer: Peer {
+                pid: who.pid,
+                uid: who.uid,
+                groups,
+            },
+            greeted: false,
+        })
+    }
+
+    /// Reads one message and answers it. One at a time, so that a session that sends many does not keep others waiting.
+    pub fn serve(&mut self, registry: &mut Registry) -> Verdict {
+        let Received { bytes, fds } = match self.stream.recv() {
+            Ok(Some(received)) => received,
+            Ok(None) => return Verdict::Close,
+            Err(SocketError::WouldBlock) => return Verdict::Keep,
+            Err(error) => {
+                registry.counters.malformed_messages += 1;
+                tracing::warn!(session = self.id.0, uid = self.peer.uid, %error, "ending a session");
+                return Verdict::Close;
+            }
+        };
+        match Request::decode(&bytes, fds.len()) {
+            Ok((sequence, request)) => self.answer(registry, sequence, request, fds),
+            Err(error) => {
+                registry.counters.malformed_messages += 1;
+                tracing::debug!(session = self.id.0, uid = self.peer.uid, %error, "a message refused");
+                // What cannot be read as a message may be anything; after a wrong body the next message may be right.
+                let go_on = matches!(error, MessageError::Op { .. } | MessageError::Body { .. });
+                let message = format!("the message is refused: {error}");
+                let sequence = bytes
+                    .get(14..16)
+                    .map_or(0, |s| u16::from_le_bytes([s[0], s[1]]));
+                let sent = self.send(
+                    registry,
+                    sequence,
+                    &failure(FailureCode::Protocol, message),
+                    None,
+                );
+                if go_on && sent == Verdict::Keep {
+                    Verdict::Keep
+                } else {
+                    Verdict::Close
+                }
+            }
+        }
+    }
+
+    fn answer(
+        &mut self,
+        registry: &mut Registry,
+        sequence: u16,
+        request: Request,
+        fds: Vec<OwnedFd>,
+    ) -> Verdict {
+        if !self.greeted && !matches!(request, Request::Hello(_)) {
+            registry.counters.malformed_messages += 1;
+            let message = "the first message of a session is Hello";
+            self.send(
+                registry,
+                sequence,
+                &failure(FailureCode::Protocol, message.into()),
+                None,
+            );
+            return Verdict::Close;
+        }
+        let (reply, endpoints) = match self.act(registry, request, fds) {
+            Ok(answer) => answer,
+            Err(refused) => {
+                registry.counters.requests_refused += 1;
+                tracing::debug!(session = self.id.0, uid = self.peer.uid, %refused, "refused");
+                (Reply::Failure(refused.into()), None)
+            }
+        };
+        self.send(registry, sequence, &reply, endpoints.as_ref())
+    }
+
+    fn act(
+        &mut self,
+        registry: &mut Registry,
+        request: Request,
+        fds: Vec<OwnedFd>,
+    ) -> Result<(Reply, Option<Endpoints>), Refused> {
+        let peer = &self.peer;
+        let reply = match request {
+            Request::Hello(Hello { client }) => {
+                self.greeted = true;
+                tracing::debug!(session = self.id.0, uid = self.peer.uid, pid = self.peer.pid, client = %client.escape_debug(), "hello");
+                Reply::Hello(HelloReply {
+                    daemon: concat!("devrx ", env!("CARGO_PKG_VERSION")).into(),
+                    pid: std::process::id(),
+                    features: Vec::new(),
+                })
+            }
+            Request::Attach(request) => {
+                let (reply, endpoints) =
+                    registry.attach(peer, self.id, &request, fds.into_iter().next())?;
+                return Ok((Reply::Attach(Box::new(reply)), endpoints));
+            }
+            Request::Open(request) => {
+                let (opened, endpoints) = registry.open(peer, self.id, &request.name)?;
+                return Ok((Reply::Open(Box::new(opened)), Some(endpoints)));
+            }
+            Request::Close(request) => {
+                registry.close(peer, self.id, &request.name)?;
+                Reply::Close(Done::default())
+            }
+            Request::Detach(request) => {
+                registry.detach(peer, &request.name)?;
+                Reply::Detach(Done::default())
+            }
+            Request::FlowAdd(request) => {
+                Reply::FlowAdd(registry.flow_add(peer, &request.name, &request.rule)?)
+            }
+            Request::FlowDel(request) => {
+                registry.flow_del(peer, &request.name, request.id)?;
+                Reply::FlowDel(Done::default())
+            }
+            Request::FlowList(request) => Reply::FlowList(FlowListReply {
+                flows: registry.flow_list(request.name.as_deref())?,
+            }),
+            Request::Stats(request) => {
+                Reply::Stats(Box::new(registry.stats(request.name.as_deref())?))
+            }
+            Request::Nics(_) => Reply::Nics(NicsReply {
+                nics: registry.nic_infos(),
+            }),
+        };
+        Ok((reply, None))
+    }
+
+    /// Sends, or gives the session up: who does not read loses its connection, not the daemon's time.
+    pub fn send(
+        &self,
+        registry: &mut Registry,
+        sequence: u16,
+        reply: &Reply,
+        endpoints: Option<&Endpoints>,
+    ) -> Verdict {
+        let bytes = reply.encode(sequence).or_else(|error| {
+            let message =
+                format!("the answer is too long: {error}; ask for one attachment at a time");
+            failure(FailureCode::Exhausted, message).encode(sequence)
+        });
+        let Ok(bytes) = bytes else {
+            return Verdict::Close;
+        };
+        let fds = endpoints.map(Endpoints::fds).unwrap_or_default();
+        match self.stream.send(&bytes, &fds) {
+            Ok(()) => Verdict::Keep,
+            Err(SocketError::WouldBlock) => {
+                registry.counters.stalled_sessions += 1;
+                tracing::warn!(
+                    session = self.id.0,
+                    uid = self.peer.uid,
+                    pid = self.peer.pid,
+                    "ending a session that does not read its answers"
+                );
+                Verdict::Close
+            }
+            Err(_) => Verdict::Close,
+        }
+    }
+}
+
+impl AsFd for Session {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}
+
+fn failure(code: FailureCode, message: String) -> Reply {
+    Reply::Failure(Failure { code, message })
+}

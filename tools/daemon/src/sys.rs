@@ -1,0 +1,135 @@
+//! The system calls that no safe wrapper covers.
+#![expect(
+    unsafe_code,
+    reason = "pidfd_open, SO_PEERGROUPS and preadv2 have no safe wrapper"
+)]
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+/// A descriptor that becomes readable when the process `pid` has ended: pidfd_open(2), Linux 5.3. When it does, every descriptor of
+/// that process has been closed.
+///
+/// # Errors
+///
+/// What the kernel answers.
+pub fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
+    // SAFETY: takes two integers and touches no memory of ours.
+    let fd = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_open,
+            libc::c_long::from(pid),
+            0 as libc::c_long,
+        )
+    };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let fd =
+        i32::try_from(fd).map_err(|_| io::Error::other("pidfd_open answered no descriptor"))?;
+    // SAFETY: the kernel has just made this descriptor for us; nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// The supplementary groups that the peer of a Unix socket had when it connected: `SO_PEERGROUPS`, Linux 4.13 (net/core/sock.c).
+///
+/// # Errors
+///
+/// What the kernel answers.
+pub fn peer_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
+    // The kernel answers ERANGE and the size it needs when the buffer is short. NGROUPS_MAX is 65536.
+    let mut groups = vec![0u32; 64];
+    loop {
+        let mut len = libc::socklen_t::try_from(size_of_val(groups.as_slice()))
+            .unwrap_or(libc::socklen_t::MAX);
+        // SAFETY: the pointer and `len` describe `groups`, which the kernel fills with at most `len` bytes.
+        let result = unsafe {
+            libc::getsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_PEERGROUPS,
+                groups.as_mut_ptr().cast(),
+                &raw mut len,
+            )
+        };
+        let needed = usize::try_from(len).unwrap_or(0) / size_of::<u32>();
+        if result == 0 {
+            groups.truncate(needed);
+            return Ok(groups);
+        }
+        let error = io::Error::last_os_error();
+        if error.raw_os_error() != Some(libc::ERANGE) || needed <= groups.len() || needed > 65536 {
+            return Err(error);
+        }
+        groups.resize(needed, 0);
+    }
+}
+
+/// Empties an eventfd without ever waiting, even if whoever shares it made it blocking; returns what it held, 0 if nothing.
+/// preadv2(2) with `RWF_NOWAIT`, which eventfds know since Linux 5.8.
+pub fn drain_eventfd(event: BorrowedFd<'_>) -> u64 {
+    let mut count = 0u64;
+    let part = libc::iovec {
+        iov_base: (&raw mut count).cast(),
+        iov_len: size_of::<u64>(),
+    };
+    // SAFETY: one part that describes `count`, which the kernel fills with at most its size; -1 is for files without a position.
+    let read =
+        unsafe { libc::preadv2(event.as_raw_fd(), &raw const part, 1, -1, libc::RWF_NOWAIT) };
+    if read == 8 { count } else { 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn the_peer_of_a_socketpair_has_this_process_groups() {
+        let (left, _right) = std::os::unix::net::UnixStream::pair().unwrap();
+        let mut ours: Vec<u32> = nix::unistd::getgroups()
+            .unwrap()
+            .iter()
+            .map(|gid| gid.as_raw())
+            .collect();
+        let mut theirs = peer_groups(left.as_fd()).unwrap();
+        ours.sort_unstable();
+        theirs.sort_unstable();
+        assert_eq!(theirs, ours);
+    }
+
+    #[test]
+    fn a_pidfd_tells_the_end_of_its_process() {
+        use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+        let mut child = std::process::Command::new("sleep")
+            .arg("30")
+            .spawn()
+            .unwrap();
+        let pidfd = pidfd_open(child.id()).unwrap();
+        let ended = |wait: u16| {
+            poll(
+                &mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)],
+                PollTimeout::from(wait),
+            )
+            .unwrap()
+                == 1
+        };
+        assert!(!ended(0), "it lives");
+        child.kill().unwrap();
+        assert!(ended(5000), "it was killed");
+        child.wait().unwrap();
+    }
+
+    /// A client shares the file description of its events, and may make them blocking.
+    #[test]
+    fn draining_never_waits() {
+        use nix::fcntl::{FcntlArg, OFlag, fcntl};
+        let event = devrx_proto::event::Event::new().unwrap();
+        fcntl(event.as_fd(), FcntlArg::F_SETFL(OFlag::empty())).unwrap();
+        assert_eq!(drain_eventfd(event.as_fd()), 0);
+        event.notify();
+        event.notify();
+        assert_eq!(drain_eventfd(event.as_fd()), 2);
+    }
+}

@@ -1,0 +1,226 @@
+//! Control's side of a worker.
+
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use devrx_driver::RxQueue;
+use devrx_proto::event::Event;
+use devrx_proto::ring::Start;
+
+use super::snapshot::Snapshot;
+use super::{ClientSide, Command, Finished, Parts, Worker};
+
+/// How long control waits for a worker's answer before it goes on with what it knows.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// After so long without an answer, control looks whether the client holds the worker up.
+const STEP: Duration = Duration::from_millis(50);
+
+/// What control and a worker share, besides commands. Nothing a packet needs.
+#[derive(Debug)]
+pub struct Shared {
+    /// There are commands.
+    pub(super) commanded: AtomicBool,
+    /// One of them is to stop.
+    pub(super) stop: AtomicBool,
+    /// Wakes the worker for them.
+    pub(super) doorbell: Event,
+    /// Why the attachment must end; set once.
+    fault: Mutex<Option<&'static str>>,
+    /// Wakes control for it.
+    control: Arc<Event>,
+}
+
+impl Shared {
+    /// Nothing commanded, nothing wrong. `control` is rung when something is.
+    ///
+    /// # Errors
+    ///
+    /// What eventfd(2) answers.
+    pub fn new(control: Arc<Event>) -> std::io::Result<Self> {
+        Ok(Self {
+            commanded: AtomicBool::new(false),
+            stop: AtomicBool::new(false),
+            doorbell: Event::new()?,
+            fault: Mutex::new(None),
+            control,
+        })
+    }
+
+    /// Says that the attachment must end. The first reason counts.
+    pub(super) fn fail(&self, why: &'static str) {
+        let mut fault = self.fault.lock().unwrap_or_else(PoisonError::into_inner);
+        if fault.is_none() && !devrx_sabotage::removed("worker-fault") {
+            *fault = Some(why);
+            self.control.notify();
+        }
+    }
+
+    /// Why the attachment must end, if it must.
+    #[must_use]
+    pub fn fault(&self) -> Option<&'static str> {
+        *self.fault.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A running worker.
+#[derive(Debug)]
+pub struct Handle {
+    shared: Arc<Shared>,
+    commands: SyncSender<Command>,
+    thread: JoinHandle<Finished>,
+    /// The event that wakes the client: shared with it, and so a way to hold the worker up.
+    wake: Event,
+    last: Snapshot,
+}
+
+/// A channel for commands: the sender is given to [`Handle::spawn`], the receiver goes into [`Parts`].
+#[must_use]
+pub fn commands() -> (SyncSender<Command>, Receiver<Command>) {
+    sync_channel(16)
+}
+
+impl Handle {
+    /// Starts a worker and returns when it has posted its first chunks.
+    ///
+    /// # Errors
+    ///
+    /// When the thread cannot be started.
+    pub fn spawn<Q: RxQueue + 'static>(
+        queue: Q,
+        parts: Parts,
+        commands: SyncSender<Command>,
+    ) -> anyhow::Result<Self> {
+        let shared = parts.shared.clone();
+        let name = parts.manners.name.clone();
+        let wake = parts.client.wake.try_clone()?;
+        let worker = Worker::new(queue, parts)?;
+        let (ready, is_ready) = sync_channel(1);
+        let guard = shared.clone();
+        let thread = std::thread::Builder::new().name(name).spawn(move || {
+            let panicked = Panicked(guard);
+            let finished = worker.run(move || {
+                let _ = ready.try_send(());
+            });
+            std::mem::forget(panicked);
+            finished
+        })?;
+        // A worker that died says so by its fault; one that is slow will post later.
+        let _ = is_ready.recv_timeout(PATIENCE);
+        Ok(Self {
+            shared,
+            commands,
+            thread,
+            wake,
+            last: Snapshot::default(),
+        })
+    }
+
+    fn send(&self, command: Command) -> bool {
+        let sent = self.commands.try_send(command).is_ok();
+        self.shared.commanded.store(true, Ordering::Release);
+        self.shared.doorbell.notify();
+        sent
+    }
+
+    /// Why the attachment must end, if it must.
+    #[must_use]
+    pub fn fault(&self) -> Option<&'static str> {
+        self.shared.fault()
+    }
+
+    /// Asks for the numbers; [`collect`](Self::collect) waits for them. Two steps, so that several workers answer at once.
+    #[must_use]
+    pub fn ask(&self) -> Receiver<Snapshot> {
+        let (answer, answered) = sync_channel(1);
+        self.send(Command::Report(answer));
+        answered
+    }
+
+    /// The numbers asked for; the last known ones if the worker does not answer.
+    pub fn collect(&mut self, answered: &Receiver<Snapshot>) -> Snapshot {
+        if let Some(numbers) = self.wait(answered) {
+            self.last = numbers;
+        }
+        self.last
+    }
+
+    /// Gives the worker a new client's half. `None` if it does not answer: it is dead or dying.
+    #[must_use]
+    pub fn change_consumer(&mut self, client: ClientSide) -> Option<Start> {
+        let (answer, answered) = sync_channel(1);
+        let wake = client.wake.try_clone().ok()?;
+        self.send(Command::Consumer(client, answer));
+        let start = self.wait(&answered);
+        self.wake = wake;
+        start
+    }
+
+    /// Waits for an answer. A worker that takes long may be held up by its client.
+    fn wait<T>(&self, answered: &Receiver<T>) -> Option<T> {
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            match answered.recv_timeout(STEP) {
+                Ok(answer) => return Some(answer),
+                Err(RecvTimeoutError::Disconnected) => return None,
+                Err(RecvTimeoutError::Timeout) => self.free(),
+            }
+        }
+        None
+    }
+
+    /// Frees a worker that hangs in waking its client: an eventfd that the client filled to the brim and made blocking. Control never
+    /// waits for it. A count that no waking adds up to gives that client away.
+    fn free(&self) {
+        if crate::sys::drain_eventfd(self.wake.as_fd()) > u64::from(u32::MAX) {
+            self.shared
+                .fail("the client filled the event that wakes it, to hold the daemon up");
+        }
+    }
+
+    /// Tells the worker to end its queue; steering must be closed. [`join`](Self::join) waits for it.
+    pub fn stop(&self) {
+        self.shared.stop.store(true, Ordering::Release);
+        self.shared.commanded.store(true, Ordering::Release);
+        self.shared.doorbell.notify();
+    }
+
+    /// Waits for the end of a worker that was told to stop.
+    #[must_use]
+    pub fn join(self) -> Finished {
+        let last = self.last;
+        let deadline = Instant::now() + PATIENCE;
+        let mut step = Duration::from_micros(50);
+        while !self.thread.is_finished() {
+            std::thread::sleep(step);
+            step = (step * 2).min(STEP);
+            if step == STEP {
+                self.free();
+            }
+            if Instant::now() >= deadline + PATIENCE {
+                return Finished {
+                    numbers: last,
+                    leaked: Some("its thread does not end; this is a fault in the daemon".into()),
+                };
+            }
+        }
+        self.thread.join().unwrap_or_else(|_| Finished {
+            numbers: last,
+            leaked: Some("its thread panicked; this is a fault in the daemon".into()),
+        })
+    }
+}
+
+/// Dropped only by a panic.
+struct Panicked(Arc<Shared>);
+
+impl Drop for Panicked {
+    fn drop(&mut self) {
+        self.0
+            .fail("its thread panicked; this is a fault in the daemon");
+    }
+}
