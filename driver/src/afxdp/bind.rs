@@ -282,3 +282,88 @@ pub(super) fn wait_until_free(ifindex: u32, queue: u32) -> io::Result<()> {
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn socket_on(ifindex: u32) -> (Socket, RingMemory) {
+        let memory = RingMemory::anonymous(4096).unwrap();
+        let socket = Socket::new().unwrap();
+        socket
+            .register_umem(memory.base().as_ptr(), 4096, 2048)
+            .unwrap();
+        for ring in [RingKind::Fill, RingKind::Completion, RingKind::Rx] {
+            socket.set_ring(ring, 2).unwrap();
+        }
+        socket
+            .bind(
+                ifindex,
+                0,
+                BindFlags {
+                    zero_copy: false,
+                    multi_buffer: true,
+                },
+            )
+            .unwrap();
+        (socket, memory)
+    }
+
+    /// The proof that a NIC has let go: not while there is a socket, and soon after it was closed.
+    #[test]
+    fn a_queue_is_free_when_its_socket_is_gone() {
+        if !nix::unistd::Uid::effective().is_root() {
+            eprintln!("skipped: not root: AF_XDP sockets need it");
+            return;
+        }
+        let thread = std::thread::spawn(|| {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+            let lo = nix::net::if_::if_nametoindex("lo").unwrap();
+            let held = socket_on(lo);
+            let error = wait_until_free(lo, 0).unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::EBUSY));
+            drop(held);
+            let start = Instant::now();
+            wait_until_free(lo, 0).unwrap();
+            assert!(start.elapsed() < TEARDOWN);
+            assert!(
+                wait_until_free(99, 0).is_ok(),
+                "an interface that is gone writes nowhere"
+            );
+        });
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn zero_copy_is_tried_first_and_only_where_asked() {
+        let tried = |wanted, mtu, chunk| {
+            modes(wanted, mtu, chunk)
+                .iter()
+                .map(|m| (m.zero_copy, m.multi_buffer))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            tried(ZeroCopy::Auto, 1500, 2048),
+            [(true, true), (false, true), (false, false)]
+        );
+        assert_eq!(
+            tried(ZeroCopy::Auto, 1400, 2048),
+            [(true, true), (true, false), (false, true), (false, false)]
+        );
+        assert_eq!(
+            tried(ZeroCopy::Copy, 1500, 4096),
+            [(false, true), (false, false)]
+        );
+        assert_eq!(tried(ZeroCopy::ZeroCopy, 9000, 4096), [(true, true)]);
+    }
+
+    #[test]
+    fn a_locked_memory_limit_is_explained() {
+        let text =
+            umem_error("eth0", 4096, io::Error::from_raw_os_error(libc::ENOBUFS)).to_string();
+        assert!(
+            text.contains("RLIMIT_MEMLOCK") && text.contains("ulimit -l"),
+            "{text}"
+        );
+    }
+}

@@ -79,7 +79,9 @@ impl Chunks {
             return Err(None);
         }
         self.owner[slot] = Owner::Queue;
-        if (desc.length == 0 || desc.length > self.size - in_chunk) && !devrx_sabotage::removed("descriptor-range") {
+        if (desc.length == 0 || desc.length > self.size - in_chunk)
+            && !devrx_sabotage::removed("descriptor-range")
+        {
             return Err(Some(chunk));
         }
         Ok(Part {

@@ -109,10 +109,10 @@ impl RxQueue for AfXdpQueue {
     #[inline]
     fn refill(&mut self, pool: &mut Pool) -> usize {
         let posted = self.receive.refill(pool);
-        if self.busy_poll || self.receive.needs_wakeup() {
-            if let Some(socket) = &self.socket {
-                socket.kick();
-            }
+        if let Some(socket) = &self.socket
+            && (self.busy_poll || self.receive.needs_wakeup())
+        {
+            socket.kick();
         }
         posted
     }

@@ -27,22 +27,37 @@ struct Bench {
 }
 
 fn slots(count: u32) -> Arc<Mapping> {
-    let fd = nix::sys::memfd::memfd_create(c"devrx-test", nix::sys::memfd::MFdFlags::MFD_CLOEXEC).unwrap();
+    let fd = nix::sys::memfd::memfd_create(c"devrx-test", nix::sys::memfd::MFdFlags::MFD_CLOEXEC)
+        .unwrap();
     nix::unistd::ftruncate(&fd, i64::from(count * SLOT)).unwrap();
     Arc::new(Mapping::map_shared(fd.as_fd(), 0, (count * SLOT) as usize, true).unwrap())
 }
 
 /// The second of two queues, so that indices of region and share differ.
 fn bench(ring: u32, split: bool) -> Bench {
-    let region = memfd::create("devrx-test", RegionSpec { size: u64::from(2 * CHUNKS * CHUNK), chunk_size: CHUNK }).unwrap();
-    let provider = RegionProvider::split(Arc::new(region), 2).unwrap().swap_remove(1);
+    let region = memfd::create(
+        "devrx-test",
+        RegionSpec {
+            size: u64::from(2 * CHUNKS * CHUNK),
+            chunk_size: CHUNK,
+        },
+    )
+    .unwrap();
+    let provider = RegionProvider::split(Arc::new(region), 2)
+        .unwrap()
+        .swap_remove(1);
     assert_eq!(provider.chunks(), CHUNKS..2 * CHUNKS);
     let (pool, _) = Pool::new(provider.clone(), PoolConfig::default());
     let (rx, fill) = (pair::<Desc>(ring), pair::<u64>(ring));
     let board = Arc::new(RuleBoard::default());
     let config = QueueConfig {
         provider,
-        headers: HeaderSlots { memory: slots(CHUNKS), start: 0, slot_size: SLOT, first: ChunkIndex(CHUNKS) },
+        headers: HeaderSlots {
+            memory: slots(CHUNKS),
+            start: 0,
+            slot_size: SLOT,
+            first: ChunkIndex(CHUNKS),
+        },
         split,
         ring,
         busy_poll: false,
@@ -51,14 +66,22 @@ fn bench(ring: u32, split: bool) -> Bench {
     };
     let base = (CHUNKS * CHUNK) as usize;
     let receive = Receive::new(rx.consumer, fill.producer, config, base, Arc::clone(&board));
-    Bench { receive, pool, rx: rx.producer, fill: fill.consumer, board, ours: VecDeque::new() }
+    Bench {
+        receive,
+        pool,
+        rx: rx.producer,
+        fill: fill.consumer,
+        board,
+        ours: VecDeque::new(),
+    }
 }
 
 impl Bench {
     fn refill(&mut self) -> usize {
         let posted = self.receive.refill(&mut self.pool);
         let filled = self.fill.available(u32::MAX);
-        self.ours.extend((0..filled).map(|ahead| self.fill.read(ahead)));
+        self.ours
+            .extend((0..filled).map(|ahead| self.fill.read(ahead)));
         self.fill.release(filled);
         posted
     }
@@ -66,7 +89,14 @@ impl Bench {
     /// A descriptor as it is.
     fn push(&mut self, address: u64, length: u32, more: bool) {
         assert!(self.rx.free(1) > 0);
-        self.rx.write(0, Desc { address, length, options: u32::from(more) });
+        self.rx.write(
+            0,
+            Desc {
+                address,
+                length,
+                options: u32::from(more),
+            },
+        );
         self.rx.submit(1);
     }
 
@@ -77,7 +107,12 @@ impl Bench {
         for (at, part) in parts.iter().enumerate() {
             let address = self.ours.pop_front().expect("a posted chunk") + 256;
             let region = self.receive.provider.region();
-            assert!(region.mapping().unwrap().copy_in(self.receive.base + address as usize, part));
+            assert!(
+                region
+                    .mapping()
+                    .unwrap()
+                    .copy_in(self.receive.base + address as usize, part)
+            );
             self.push(address, part.len() as u32, at + 1 < parts.len());
         }
     }
@@ -92,14 +127,20 @@ impl Bench {
     fn accounted(&self, client: u32) {
         let counts = self.pool.counts();
         let elsewhere = self.receive.posted() + client;
-        assert_eq!(counts.in_flight, counts.cached + counts.ring + elsewhere, "{counts:?}");
+        assert_eq!(
+            counts.in_flight,
+            counts.cached + counts.ring + elsewhere,
+            "{counts:?}"
+        );
     }
 }
 
 fn udp(payload: usize) -> Vec<u8> {
     let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0, 0x45, 0];
     frame.extend(((28 + payload) as u16).to_be_bytes());
-    frame.extend([0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2, 0x13, 0x87, 0x13, 0x88]);
+    frame.extend([
+        0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2, 0x13, 0x87, 0x13, 0x88,
+    ]);
     frame.extend(((8 + payload) as u16).to_be_bytes());
     frame.extend([0, 0]);
     frame.extend((0..payload).map(|at| at as u8));
@@ -114,8 +155,14 @@ fn a_frame_is_split_and_its_chunk_changes_hands() {
     bench.frame(&udp(100));
     let batch = bench.poll();
     let entry = batch[0];
-    assert_eq!((batch.len(), entry.header_length, entry.offset, entry.length), (1, 42, 256 + 42, 100));
-    assert_eq!((entry.flow, entry.flags), (4, RxFlags::SPLIT | RxFlags::TIMESTAMP_SW));
+    assert_eq!(
+        (batch.len(), entry.header_length, entry.offset, entry.length),
+        (1, 42, 256 + 42, 100)
+    );
+    assert_eq!(
+        (entry.flow, entry.flags),
+        (4, RxFlags::SPLIT | RxFlags::TIMESTAMP_SW)
+    );
     assert!(entry.chunk.0 >= CHUNKS, "counted in the region");
     let mut header = [0; 42];
     let slot = bench.receive.headers.offset_of(entry.chunk).unwrap();
@@ -131,7 +178,15 @@ fn an_empty_payload_is_an_entry() {
     bench.refill();
     bench.frame(&udp(0));
     let batch = bench.poll();
-    assert_eq!((batch.len(), batch[0].length, batch[0].header_length, batch[0].flow), (1, 0, 42, NO_FLOW));
+    assert_eq!(
+        (
+            batch.len(),
+            batch[0].length,
+            batch[0].header_length,
+            batch[0].flow
+        ),
+        (1, 0, 42, NO_FLOW)
+    );
 }
 
 #[test]
@@ -144,7 +199,11 @@ fn the_split_can_take_payload_along() {
     }
     let batch = bench.poll();
     assert_eq!((batch[0].header_length, batch[0].length), (62, 80));
-    assert_eq!((batch[1].header_length, batch[1].length), (47, 0), "no more than there is");
+    assert_eq!(
+        (batch[1].header_length, batch[1].length),
+        (47, 0),
+        "no more than there is"
+    );
 }
 
 #[test]
@@ -152,7 +211,9 @@ fn a_header_longer_than_its_slot_is_not_split() {
     let mut bench = bench(16, true);
     bench.refill();
     // IPv6 with hop-by-hop options of 264 bytes.
-    let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x86, 0xdd, 0x60, 0, 0, 0];
+    let mut frame = vec![
+        2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x86, 0xdd, 0x60, 0, 0, 0,
+    ];
     frame.extend((264_u16 + 8).to_be_bytes());
     frame.extend([0, 64]);
     frame.extend([0; 32]);
@@ -163,12 +224,20 @@ fn a_header_longer_than_its_slot_is_not_split() {
     bench.frame(&frame[..200]);
     let batch = bench.poll();
     for (entry, length) in batch.iter().zip([frame.len(), 200]) {
-        assert_eq!((entry.header_length, usize::from(entry.length), entry.flags), (0, length, RxFlags::TIMESTAMP_SW));
+        assert_eq!(
+            (entry.header_length, usize::from(entry.length), entry.flags),
+            (0, length, RxFlags::TIMESTAMP_SW)
+        );
     }
     assert_eq!(bench.receive.counts().unsplit, 2);
     // With room it is split, although the first look is not enough.
     bench.receive.slot_size = 512;
-    bench.receive.headers = HeaderSlots { memory: slots(4 * CHUNKS), start: 0, slot_size: 512, first: ChunkIndex(CHUNKS) };
+    bench.receive.headers = HeaderSlots {
+        memory: slots(4 * CHUNKS),
+        start: 0,
+        slot_size: 512,
+        first: ChunkIndex(CHUNKS),
+    };
     bench.frame(&frame);
     let batch = bench.poll();
     assert_eq!(usize::from(batch[0].header_length), frame.len());
@@ -199,14 +268,24 @@ fn a_frame_stays_back_until_it_is_whole_and_has_room() {
         timestamp: 0,
     };
     let mut batch: RxBatch = std::iter::repeat_n(filler, 254).collect();
-    assert_eq!(bench.receive.poll(&mut batch), 0, "three entries do not fit in two");
+    assert_eq!(
+        bench.receive.poll(&mut batch),
+        0,
+        "three entries do not fit in two"
+    );
     assert_eq!(batch.len(), 254);
     batch.pop();
     assert_eq!(bench.receive.poll(&mut batch), 3);
-    let flags: Vec<bool> = batch[253..].iter().map(|entry| entry.flags.contains(RxFlags::MORE)).collect();
+    let flags: Vec<bool> = batch[253..]
+        .iter()
+        .map(|entry| entry.flags.contains(RxFlags::MORE))
+        .collect();
     assert_eq!(flags, [true, true, false]);
     assert_eq!(bench.receive.counts().received, 2);
-    assert_eq!(bench.receive.counts().bytes as usize, udp(10).len() + jumbo.len());
+    assert_eq!(
+        bench.receive.counts().bytes as usize,
+        udp(10).len() + jumbo.len()
+    );
     bench.accounted(4);
 }
 
@@ -225,7 +304,13 @@ fn hostile_descriptor_costs_its_frame_and_no_chunk() {
     bench.frame(&udp(10)); // innocent
     let batch = bench.poll();
     assert_eq!(batch.len(), 1);
-    assert_eq!((bench.receive.counts().bad_descriptor, bench.receive.counts().received), (4, 1));
+    assert_eq!(
+        (
+            bench.receive.counts().bad_descriptor,
+            bench.receive.counts().received
+        ),
+        (4, 1)
+    );
     assert_eq!(bench.receive.posted(), 15);
     // What could be saved is posted again, and the batch's entry comes from the pool.
     assert_eq!(bench.refill(), 3);
@@ -243,7 +328,13 @@ fn a_frame_of_too_many_chunks_is_oversize() {
     }
     bench.frame(&udp(10));
     assert_eq!(bench.poll().len(), 1);
-    assert_eq!((bench.receive.counts().oversize, bench.receive.counts().received), (1, 1));
+    assert_eq!(
+        (
+            bench.receive.counts().oversize,
+            bench.receive.counts().received
+        ),
+        (1, 1)
+    );
     assert_eq!(bench.refill(), MAX_CHUNKS + 2, "the pool has none left");
     // 18 are fine.
     let addresses: Vec<u64> = bench.ours.drain(..MAX_CHUNKS).collect();
@@ -261,7 +352,11 @@ fn hostile_producer_cannot_keep_a_poll_busy() {
         bench.rx.claim(u32::MAX);
         assert_eq!(bench.poll().len(), 0, "empty descriptors");
     }
-    assert_eq!(bench.receive.counts().bad_descriptor, 3 * 16, "no more of them than the ring is long");
+    assert_eq!(
+        bench.receive.counts().bad_descriptor,
+        3 * 16,
+        "no more of them than the ring is long"
+    );
     assert_eq!(bench.refill(), 1);
     bench.accounted(0);
 }
@@ -276,7 +371,11 @@ fn the_end_gives_everything_back() {
     bench.push(address, 100, true); // its end never comes
     bench.receive.end();
     assert!(bench.receive.has_work());
-    assert_eq!(bench.receive.refill(&mut bench.pool), 0, "nothing is posted any more");
+    assert_eq!(
+        bench.receive.refill(&mut bench.pool),
+        0,
+        "nothing is posted any more"
+    );
     assert_eq!(bench.poll().len(), 2);
     assert_eq!(bench.poll().len(), 0);
     assert_eq!(bench.receive.counts().incomplete, 1);

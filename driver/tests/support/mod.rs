@@ -7,9 +7,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use devrx_driver::afxdp::{AfXdpNic, AfXdpOptions, AfXdpQueue};
-use devrx_driver::{Flows, HeaderSlots, Nic, QueueConfig, RxBatch, RxChunk, RxFlags, RxQueue, ZeroCopy};
+use devrx_driver::{
+    Flows, HeaderSlots, Nic, QueueConfig, RxBatch, RxChunk, RxFlags, RxQueue, ZeroCopy,
+};
 use devrx_pool::{DrainState, Pool, PoolConfig};
-use devrx_provider::{ChunkIndex, Mapping, MemoryProvider, Region, RegionProvider, RegionSpec, memfd};
+use devrx_provider::{
+    ChunkIndex, Mapping, MemoryProvider, Region, RegionProvider, RegionSpec, memfd,
+};
 pub use packet_socket::PacketSocket;
 
 /// Runs `body` on a thread with its own network namespace, in which `rx0` and `tx0` are the ends of a veth pair with `queues` queues and this
@@ -22,7 +26,9 @@ pub fn in_namespace(mtu: u32, queues: u32, body: impl FnOnce() + Send + 'static)
     let thread = std::thread::spawn(move || {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("unshare");
         let n = queues;
-        ip(&format!("link add rx0 numtxqueues {n} numrxqueues {n} type veth peer name tx0 numtxqueues {n} numrxqueues {n}"));
+        ip(&format!(
+            "link add rx0 numtxqueues {n} numrxqueues {n} type veth peer name tx0 numtxqueues {n} numrxqueues {n}"
+        ));
         for end in ["rx0", "tx0"] {
             // No router solicitations and the like: what arrives is what the test sends.
             run("sysctl", &format!("-qw net.ipv6.conf.{end}.disable_ipv6=1"));
@@ -40,8 +46,15 @@ pub fn ip(arguments: &str) {
 }
 
 pub fn run(program: &str, arguments: &str) -> String {
-    let output = Command::new(program).args(arguments.split_whitespace()).output().expect(program);
-    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let output = Command::new(program)
+        .args(arguments.split_whitespace())
+        .output()
+        .expect(program);
+    let text = format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
     assert!(output.status.success(), "{program} {arguments}: {text}");
     text
 }
@@ -68,7 +81,14 @@ pub struct Wanted {
 
 impl Default for Wanted {
     fn default() -> Self {
-        Self { index: 0, chunk: 4096, chunks: 512, ring: 256, split: true, busy_poll: false }
+        Self {
+            index: 0,
+            chunk: 4096,
+            chunks: 512,
+            ring: 256,
+            split: true,
+            busy_poll: false,
+        }
     }
 }
 
@@ -79,11 +99,19 @@ pub fn open_nic() -> AfXdpNic {
 }
 
 pub fn config(wanted: Wanted) -> (QueueConfig, Arc<RegionProvider>) {
-    let spec = RegionSpec { size: u64::from(wanted.chunks) * u64::from(wanted.chunk), chunk_size: wanted.chunk };
+    let spec = RegionSpec {
+        size: u64::from(wanted.chunks) * u64::from(wanted.chunk),
+        chunk_size: wanted.chunk,
+    };
     let region = Arc::new(memfd::create("devrx-test", spec).expect("memfd"));
     let provider = RegionProvider::whole(region);
     let memory = Arc::new(slot_memory(wanted.chunks as usize * SLOT as usize));
-    let headers = HeaderSlots { memory, start: 0, slot_size: SLOT, first: ChunkIndex(0) };
+    let headers = HeaderSlots {
+        memory,
+        start: 0,
+        slot_size: SLOT,
+        first: ChunkIndex(0),
+    };
     let config = QueueConfig {
         provider: provider.clone(),
         headers,
@@ -110,8 +138,16 @@ impl Setup {
         provider.init(&nic.needs()).expect("the memory fits");
         let (pool, _) = Pool::new(provider.clone(), PoolConfig::default());
         let (slots, region) = (config.headers.clone(), Arc::clone(provider.region()));
-        let queue = nic.open_queue(wanted.index, config).expect("the queue opens");
-        Self { queue, pool, region, slots, provider }
+        let queue = nic
+            .open_queue(wanted.index, config)
+            .expect("the queue opens");
+        Self {
+            queue,
+            pool,
+            region,
+            slots,
+            provider,
+        }
     }
 
     /// Polls and refills until `count` frames are there or nothing came for a while; the frames rejoined.
@@ -151,16 +187,25 @@ impl Setup {
         let mapping = self.region.mapping().expect("mapped");
         let first = parts[0];
         let mut header = vec![0; usize::from(first.header_length)];
-        let slot = self.slots.offset_of(first.chunk).expect("a slot for each chunk");
+        let slot = self
+            .slots
+            .offset_of(first.chunk)
+            .expect("a slot for each chunk");
         assert!(self.slots.memory.copy_out(slot, &mut header));
         let mut payload = Vec::new();
         for part in parts {
             let at = payload.len();
             payload.resize(at + usize::from(part.length), 0);
-            let offset = self.region.offset_of(part.chunk).expect("in the region") as usize + usize::from(part.offset);
+            let offset = self.region.offset_of(part.chunk).expect("in the region") as usize
+                + usize::from(part.offset);
             assert!(mapping.copy_out(offset, &mut payload[at..]));
         }
-        Frame { header, payload, first, parts: parts.len() }
+        Frame {
+            header,
+            payload,
+            first,
+            parts: parts.len(),
+        }
     }
 
     /// Ends the queue the way it is to be ended; what had arrived is returned. Everything is accounted for, and every packet the program sent
@@ -179,13 +224,28 @@ impl Setup {
         let counters = self.queue.counters();
         let matched = nic.queue_packets(index) - before;
         let drops: u64 = counters.drops().iter().map(|(_, count)| count).sum();
-        assert!(counters.exact && counters.copied, "veth copies: {counters:?}");
-        assert_eq!(counters.received, received + rest.len() as u64, "{counters:?}");
-        assert_eq!(matched, counters.received + drops, "packets = received + drops: {counters:?}");
+        assert!(
+            counters.exact && counters.copied,
+            "veth copies: {counters:?}"
+        );
+        assert_eq!(
+            counters.received,
+            received + rest.len() as u64,
+            "{counters:?}"
+        );
+        assert_eq!(
+            matched,
+            counters.received + drops,
+            "packets = received + drops: {counters:?}"
+        );
         self.queue.reclaim(&mut self.pool);
         assert_eq!(self.queue.posted(), 0);
         let draining = self.pool.shutdown();
-        assert!(matches!(draining.poll(), DrainState::Drained), "every chunk is back: {:?}", draining.counts());
+        assert!(
+            matches!(draining.poll(), DrainState::Drained),
+            "every chunk is back: {:?}",
+            draining.counts()
+        );
         drop(self.queue);
         self.provider.uninstall();
         rest
@@ -218,7 +278,10 @@ pub fn udp(port: u16, number: u32, payload: usize) -> Vec<u8> {
     frame.extend(port.to_be_bytes());
     frame.extend(((8 + payload) as u16).to_be_bytes());
     frame.extend([0, 0]);
-    let pattern = number.to_be_bytes().into_iter().chain((0_u32..).map(|at| (at.wrapping_mul(31).wrapping_add(number) >> 2) as u8));
+    let pattern = number
+        .to_be_bytes()
+        .into_iter()
+        .chain((0_u32..).map(|at| (at.wrapping_mul(31).wrapping_add(number) >> 2) as u8));
     frame.extend(pattern.take(payload));
     frame
 }
