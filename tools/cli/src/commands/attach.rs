@@ -1,0 +1,195 @@
+//! `devrx attach`.
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, ValueEnum};
+use devrx_client::AttachOptions;
+use devrx_proto::message::{AttachRequest, Lifetime, ZeroCopy};
+
+use super::{connect, warn};
+use crate::{size, sys};
+
+/// What to attach, and to what.
+#[derive(Args)]
+pub struct AttachArgs {
+    /// The attachment's name: letters, digits, `-`, `_` and `.`.
+    #[arg(long)]
+    name: String,
+    /// The NIC, by the interface name or PCI address given to `run`.
+    #[arg(long)]
+    nic: String,
+    /// The queue, or a range of queues.
+    #[arg(long, value_name = "N[-M]", value_parser = size::queues)]
+    queue: (u32, u32),
+    /// The memory: memfd, hugetlb, udmabuf, dmabuf:FD, dmabuf:PID:FD, cuda:INDEX, hip:INDEX, pci:BDF/BAR.
+    #[arg(long, value_name = "KIND")]
+    memory: String,
+    /// How much memory, for example 64M.
+    #[arg(long, value_name = "BYTES", value_parser = size::bytes)]
+    size: u64,
+    /// The size of a chunk [default: what suits the NIC].
+    #[arg(long, value_name = "BYTES", value_parser = size::bytes)]
+    chunk: Option<u64>,
+    /// Packets to receive: `any`, `udp,dst-port=5000`, `ip,src=10.0.0.0/8`, ...; may be given several times.
+    #[arg(long, value_name = "RULE")]
+    flow: Vec<String>,
+    /// Entries of the NIC's receive ring [default: what suits the NIC].
+    #[arg(long, value_name = "N")]
+    ring: Option<u32>,
+    /// The size of a header slot [default: 256].
+    #[arg(long, value_name = "BYTES", value_parser = size::bytes)]
+    header_slot: Option<u64>,
+    /// Wake a sleeping client after this many packets ...
+    #[arg(long, value_name = "N")]
+    wake_batch: Option<u32>,
+    /// ... or this many microseconds after the first.
+    #[arg(long, value_name = "US")]
+    wake_timeout: Option<u32>,
+    /// Leave the headers where the payload is.
+    #[arg(long)]
+    no_split: bool,
+    /// Whether the kernel may or must receive without a copy.
+    #[arg(long, value_enum, default_value_t = CopyMode::Auto)]
+    zero_copy: CopyMode,
+    /// Ask the kernel for busy polling.
+    #[arg(long)]
+    busy_poll: bool,
+    /// Pin the queue's thread to this CPU; the threads of a range take the CPUs after it.
+    #[arg(long, value_name = "CPU")]
+    cpu: Option<u32>,
+    /// The client cannot kick (a GPU returns the chunks): look at its rings every millisecond.
+    #[arg(long)]
+    polls_refill: bool,
+}
+
+/// Whether AF_XDP copies.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+enum CopyMode {
+    /// Without a copy where the NIC can.
+    Auto,
+    /// Always with a copy.
+    Copy,
+    /// Without a copy, or refuse.
+    #[value(name = "zero-copy", alias = "on")]
+    ZeroCopy,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// What the daemon answers, and memory that cannot be named this way.
+pub fn run(args: &AttachArgs, socket: &Path, json: bool) -> Result<()> {
+    let (memory, fd) = memory(&args.memory)?;
+    let request = AttachRequest {
+        name: args.name.clone(),
+        nic: args.nic.clone(),
+        queue_first: args.queue.0,
+        queue_last: args.queue.1,
+        memory,
+        size: args.size,
+        chunk: small("--chunk", args.chunk)?,
+        flows: args.flow.clone(),
+        header_slot: small("--header-slot", args.header_slot)?,
+        ring: args.ring.unwrap_or(0),
+        wake_batch: args.wake_batch.unwrap_or(0),
+        wake_timeout_us: args.wake_timeout,
+        lifetime: Lifetime::Daemon,
+        polls_refill: args.polls_refill,
+        split: !args.no_split,
+        zero_copy: match args.zero_copy {
+            CopyMode::Auto => ZeroCopy::Auto,
+            CopyMode::Copy => ZeroCopy::Copy,
+            CopyMode::ZeroCopy => ZeroCopy::ZeroCopy,
+        },
+        busy_poll: args.busy_poll,
+        cpu: args.cpu,
+        ..AttachRequest::default()
+    };
+    let reply = connect(socket)?.create(&AttachOptions {
+        request,
+        memory: fd,
+    })?;
+    warn(&reply.warnings);
+    if args.flow.is_empty() {
+        eprintln!(
+            "note: no flow rule yet, so nothing arrives; `devrx flow add {} RULE`",
+            args.name
+        );
+    }
+    if json {
+        println!("{}", serde_json::to_string(&reply)?);
+    } else {
+        println!(
+            "attached {}; receive with `devrx recv {}`",
+            reply.name, reply.name
+        );
+    }
+    Ok(())
+}
+
+/// A size that the protocol holds in 32 bits; there, 0 stands for none.
+fn small(option: &str, bytes: Option<u64>) -> Result<u32> {
+    match bytes {
+        None => Ok(0),
+        Some(0) => bail!(
+            "{option} 0: a chunk or slot of no bytes holds nothing; leave the option out for the default"
+        ),
+        Some(bytes) => u32::try_from(bytes)
+            .with_context(|| format!("{option} {bytes}: 4 GiB and more make no sense here")),
+    }
+}
+
+/// Splits the memory's kind from the file descriptor that goes with it.
+fn memory(text: &str) -> Result<(String, Option<OwnedFd>)> {
+    let (kind, rest) = text.split_once(':').unwrap_or((text, ""));
+    let number = |part: &str| {
+        part.parse::<i32>()
+            .ok()
+            .filter(|&number| number >= 0)
+            .with_context(|| format!("--memory {text}: {part:?} is no number"))
+    };
+    match kind {
+        "memfd" | "hugetlb" | "udmabuf" if rest.is_empty() => Ok((kind.to_owned(), None)),
+        "dmabuf" if !rest.is_empty() => {
+            let fd = match rest.split_once(':') {
+                Some((pid, fd)) => sys::fd_of(number(pid)?, number(fd)?)
+                    .with_context(|| format!("--memory {text}: cannot take that descriptor; it takes the right to trace the process (ptrace(2))"))?,
+                None => sys::inherited_fd(number(rest)?)
+                    .with_context(|| format!("--memory {text}: this process has no such descriptor; let the shell pass it on, or use dmabuf:PID:FD"))?,
+            };
+            Ok((kind.to_owned(), Some(fd)))
+        }
+        "cuda" | "hip" | "pci" => bail!(
+            "--memory {text}: not built yet; use memfd, hugetlb or udmabuf, or hand a dma-buf over with dmabuf:FD"
+        ),
+        _ => bail!(
+            "--memory {text}: no such kind of memory; use memfd, hugetlb, udmabuf, dmabuf:FD or dmabuf:PID:FD"
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_of_memory() {
+        assert!(memory("memfd").unwrap().1.is_none());
+        assert_eq!(memory("dmabuf:0").unwrap().0, "dmabuf");
+        assert!(memory("dmabuf:0").unwrap().1.is_some());
+        for bad in [
+            "",
+            "memfd:1",
+            "dmabuf",
+            "dmabuf:x",
+            "dmabuf:-1",
+            "dmabuf:1:x",
+            "cuda:0",
+            "floppy",
+        ] {
+            assert!(memory(bad).is_err(), "{bad:?} was taken");
+        }
+    }
+}
