@@ -454,7 +454,6 @@ fn unfit_memory_is_refused_with_the_reason() {
             rx0.native_xdp != Some(false) && rx0.zero_copy != Some(true),
             "{rx0:?}"
         );
-        eprintln!("{rx0:?} {:?}", nic.warnings());
     });
 }
 
@@ -517,5 +516,67 @@ fn the_kernel_keeps_what_no_rule_takes() {
         assert_eq!(nic.queue_packets(0), 0);
         end.send(()).ok();
         keeper.join().unwrap();
+    });
+}
+
+#[test]
+fn a_tag_in_the_frame_stays_there() {
+    in_namespace(1500, 1, || {
+        let mut nic = open_nic();
+        let mut setup = Setup::new(&mut nic, Wanted::default());
+        nic.add_flow(0, 9, &"vlan=5,udp".parse().unwrap()).unwrap();
+        setup.queue.refill(&mut setup.pool);
+        let sent = udp(5000, 1, 100);
+        let tagged = [&sent[..12], &[0x81, 0, 0, 5], &sent[12..]].concat();
+        let socket = PacketSocket::new("tx0");
+        socket.send(&sent);
+        socket.send(&tagged);
+        let frames = setup.receive(1);
+        assert_eq!((frames[0].whole(), frames[0].header.len()), (tagged, 46));
+        assert!(!frames[0].first.flags.contains(RxFlags::VLAN));
+        assert_eq!(frames[0].first.flow, 9);
+        assert!(setup.finish(&mut nic, 1).is_empty());
+    });
+}
+
+/// What the warning says is so, and so is its fix.
+#[test]
+fn tags_outside_the_frame_are_warned_of() {
+    in_namespace(1500, 1, || {
+        let mut nic = open_nic();
+        let warnings = nic.warnings();
+        let fix = "ethtool -K PEER txvlan off";
+        assert!(
+            warnings.iter().any(|warning| warning.contains(fix)),
+            "{warnings:?}"
+        );
+        let arguments = "link add link tx0 name tag0 type vlan id 5".split(' ');
+        if !std::process::Command::new("ip")
+            .args(arguments)
+            .status()
+            .unwrap()
+            .success()
+        {
+            eprintln!("skipped: this kernel has no VLAN interfaces (8021q)");
+            return;
+        }
+        ip("link set tag0 up");
+        let mut setup = Setup::new(&mut nic, Wanted::default());
+        nic.add_flow(0, 0, &"udp".parse().unwrap()).unwrap();
+        nic.add_flow(0, 1, &"vlan=5".parse().unwrap()).unwrap();
+        setup.queue.refill(&mut setup.pool);
+        let sent = udp(5000, 1, 100);
+        let socket = PacketSocket::new("tag0");
+        socket.send(&sent);
+        assert_eq!(
+            setup.receive(1)[0].whole(),
+            sent,
+            "the tag is not in the frame"
+        );
+        run("ethtool", "-K tx0 txvlan off");
+        socket.send(&sent);
+        let tagged = [&sent[..12], &[0x81, 0, 0, 5], &sent[12..]].concat();
+        assert_eq!(setup.receive(1)[0].whole(), tagged, "now it is");
+        setup.finish(&mut nic, 2);
     });
 }

@@ -113,13 +113,20 @@ impl AfXdpNic {
                 "{name} is down, nothing will arrive; `ip link set {name} up`"
             ));
         }
-        if ethtool
+        if driver == "veth" {
+            // It has no offload of its own: what the peer leaves outside the frame stays there.
+            warnings.push(format!(
+                "a VLAN tag that a VLAN interface on the peer of {name} puts on arrives outside the frame, where AF_XDP \
+                 cannot see it: such frames look untagged, and rules with `vlan=` miss them; `ethtool -K PEER txvlan off` \
+                 puts it inside"
+            ));
+        } else if ethtool
             .flags(name)
             .is_ok_and(|flags| flags & FLAG_RX_VLAN != 0)
         {
             warnings.push(format!(
-                "{name} takes VLAN tags out of frames that come with one, and AF_XDP cannot say which: such frames look untagged, and rules with \
-                 `vlan=` miss them; `ethtool -K {name} rxvlan off` (for a veth interface: `ethtool -K PEER txvlan off` on its peer)"
+                "{name} takes VLAN tags out of frames, and AF_XDP cannot say which: such frames look untagged, and rules \
+                 with `vlan=` miss them; `ethtool -K {name} rxvlan off` leaves them in"
             ));
         }
         let driver = if driver.is_empty() {

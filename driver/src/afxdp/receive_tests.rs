@@ -428,3 +428,46 @@ proptest! {
         bench.accounted(client.len() as u32);
     }
 }
+
+/// `cargo test --release -p devrx-driver -- --ignored --nocapture the_cost_of_a_packet`
+#[test]
+#[ignore = "a measurement"]
+fn the_cost_of_a_packet() {
+    for (name, split, rules) in [
+        ("split, one rule", true, 1),
+        ("split, two rules", true, 2),
+        ("no split, one rule", false, 1),
+    ] {
+        let mut bench = bench(32, split);
+        bench.board.set(
+            (0..rules)
+                .map(|id| (id, "udp,dst-port=5000".parse().unwrap()))
+                .collect(),
+        );
+        let frame = udp(18);
+        bench.refill();
+        for address in bench.ours.clone() {
+            let region = bench.receive.provider.region();
+            let at = bench.receive.base + address as usize + 256;
+            assert!(region.mapping().unwrap().copy_in(at, &frame));
+        }
+        let (mut packets, mut spent) = (0_u64, std::time::Duration::ZERO);
+        let mut batch = RxBatch::new();
+        for _ in 0..100_000 {
+            while let Some(address) = bench.ours.pop_front() {
+                bench.push(address + 256, frame.len() as u32, false);
+            }
+            let start = std::time::Instant::now();
+            bench.receive.poll(&mut batch);
+            packets += batch.len() as u64;
+            for entry in batch.drain(..) {
+                bench.pool.recycle(entry.chunk);
+            }
+            bench.receive.refill(&mut bench.pool);
+            spent += start.elapsed();
+            bench.refill();
+        }
+        let each = spent.as_nanos() as f64 / packets as f64;
+        eprintln!("{name}: {each:.1} ns a packet for poll, recycle and refill, 32 a batch");
+    }
+}
