@@ -116,7 +116,7 @@ fn of_ended(ended: &Ended) -> AttachmentStats {
         queues: ended.queues.end() - ended.queues.start() + 1,
         memory: ended.memory.clone(),
         chunks: ended.chunks,
-        state: "detached".into(),
+        state: "ended".into(),
         reason: ended.reason.clone(),
         ..of_numbers(&ended.numbers)
     }
