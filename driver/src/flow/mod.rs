@@ -20,6 +20,8 @@
 //! writes reads back as the same rule; `ether-type=0x0800` is written `ip`, for it is the same.
 
 mod range;
+#[cfg(test)]
+mod tests;
 mod text;
 
 pub use range::{PortRange, Prefix};

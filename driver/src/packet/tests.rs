@@ -9,7 +9,7 @@ fn ethernet(kind: u16, rest: &[u8]) -> Vec<u8> {
 
 /// IPv4 with `header` bytes of header as the length field says, a total length, fragment field and protocol.
 fn ipv4(header: u8, total: u16, fragment: u16, protocol: u8, rest: &[u8]) -> Vec<u8> {
-    let mut ip = vec![0x40 | header / 4, 0];
+    let mut ip = vec![0x40 | (header / 4), 0];
     ip.extend(total.to_be_bytes());
     ip.extend([0, 0]);
     ip.extend(fragment.to_be_bytes());

@@ -1,8 +1,9 @@
 //! Frames and rules for tests: made of small sets of values, so that rules and frames meet often, and then broken.
 #![allow(
     dead_code,
+    clippy::unwrap_used,
     clippy::allow_attributes,
-    reason = "each test program uses its part"
+    reason = "each test program uses its part, and panics on a fault in it"
 )]
 
 use devrx_driver::flow::FlowRule;

@@ -16,6 +16,7 @@ use super::parser::{
     self, CONTEXT, DST, DST_PORT, ETHER_TYPE, FAMILY, PROTOCOL, SRC, SRC_PORT, Slot, VLAN,
 };
 use crate::flow::{FlowRule, PortRange, Prefix};
+use devrx_sabotage::removed;
 use std::os::fd::RawFd;
 
 /// Bytes between the counters of two queues: a cache line, so that two CPUs never share one.
@@ -169,7 +170,9 @@ fn queue_rules(asm: &mut Asm, queue: u32, rules: &[FlowRule], target: Target, pa
         // What it answers when the queue has no socket.
         asm.alu(Op::Mov, Reg::R3, XDP_PASS as i32);
         asm.call(REDIRECT_MAP);
-        asm.jump_if(Cond::Ne, Reg::R0, XDP_REDIRECT, end);
+        if !removed("bpf-count-redirected") {
+            asm.jump_if(Cond::Ne, Reg::R0, XDP_REDIRECT, end);
+        }
         asm.map_value(Reg::R1, counters, queue * COUNTER_STRIDE);
         asm.alu(Op::Mov, Reg::R2, 1);
         asm.atomic_add64(Reg::R1, 0, Reg::R2);
