@@ -17,6 +17,9 @@ pub(crate) struct Ring {
     mask: u32,
     tail: Padded<AtomicU32>,
     head: Padded<AtomicU32>,
+    /// See [`Ring::look`].
+    #[cfg(loom)]
+    turn: AtomicU32,
 }
 
 const fn word(sequence: u32, value: u32) -> u64 {
@@ -34,6 +37,8 @@ impl Ring {
             mask: capacity - 1,
             tail: Padded(AtomicU32::new(0)),
             head: Padded(AtomicU32::new(0)),
+            #[cfg(loom)]
+            turn: AtomicU32::new(0),
         }
     }
 
@@ -42,7 +47,7 @@ impl Ring {
         let mut at = self.tail.0.load(Ordering::Relaxed);
         loop {
             let slot = &self.slots[(at & self.mask) as usize];
-            let sequence = (slot.load(Ordering::Acquire) >> 32) as u32;
+            let sequence = (self.look(slot) >> 32) as u32;
             match sequence.wrapping_sub(at).cast_signed() {
                 0 => match self.tail.0.compare_exchange_weak(
                     at,
@@ -74,7 +79,7 @@ impl Ring {
         let mut at = self.head.0.load(Ordering::Relaxed);
         loop {
             let slot = &self.slots[(at & self.mask) as usize];
-            let full = slot.load(Ordering::Acquire);
+            let full = self.look(slot);
             let sequence = (full >> 32) as u32;
             match sequence.wrapping_sub(at.wrapping_add(1)).cast_signed() {
                 0 => match self.head.0.compare_exchange_weak(
@@ -96,6 +101,17 @@ impl Ring {
                 1.. => at = self.head.0.load(Ordering::Relaxed),
             }
         }
+    }
+
+    /// Reads a slot.
+    ///
+    /// A model also gets a scheduling point here: loom swaps a store with another thread's load only if that load was the slot's
+    /// last access, and the load in front of every store here would hide all others. A relaxed counter orders no other access.
+    #[inline(always)]
+    fn look(&self, slot: &AtomicU64) -> u64 {
+        #[cfg(loom)]
+        self.turn.fetch_add(1, Ordering::Relaxed);
+        slot.load(Ordering::Acquire)
     }
 
     /// How many values are in; exact while nobody else is at it.

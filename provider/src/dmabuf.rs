@@ -191,11 +191,11 @@ pub fn exporter(fd: BorrowedFd<'_>) -> Result<String, ProviderError> {
 /// The first `exp_name` line. The first on purpose: a `name` line follows it, and whoever holds the dma-buf can give it a name with
 /// line breaks in it ([`set_name`]) that spells any other line.
 fn parse_exporter(info: &str) -> Option<&str> {
-    let mut lines = info.lines();
+    let mut lines = info.lines().filter(|line| line.starts_with("exp_name:"));
     let line = if devrx_sabotage::removed("dmabuf-first-line") {
-        lines.next_back()
+        lines.last()
     } else {
-        lines.find(|line| line.starts_with("exp_name:"))
+        lines.next()
     };
     line?
         .strip_prefix("exp_name:")
@@ -317,4 +317,18 @@ pub fn set_name(fd: BorrowedFd<'_>, name: &str) -> io::Result<()> {
     }
     let name = CString::new(name).map_err(|_| bad())?;
     Ok(ioctl::dma_buf_set_name(fd, &name)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_cannot_spell_another_exporter() {
+        let info = "pos:\t0\nflags:\t02000002\nmnt_id:\t14\nino:\t5\nsize:\t4096\ncount:\t1\nexp_name:\tudmabuf\n\
+                    name:\tx\nexp_name:\tnvidia\n";
+        assert_eq!(parse_exporter(info), Some("udmabuf"));
+        assert_eq!(parse_exporter("pos:\t0\nflags:\t0\n"), None);
+        assert_eq!(parse_exporter("exp_name:\t\n"), None);
+    }
 }
