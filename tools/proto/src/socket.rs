@@ -4,14 +4,13 @@
     reason = "descriptors that arrive as numbers, and SO_PEERPIDFD"
 )]
 
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
 use nix::sys::socket::{
-    AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType,
-    UnixAddr, bind, connect, getsockopt, listen, recv, recvmsg, sendmsg, socket, socketpair,
-    sockopt,
+    AddressFamily, Backlog, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, bind, connect,
+    getsockopt, listen, recv, sendmsg, socket, socketpair, sockopt,
 };
 use thiserror::Error;
 
@@ -221,29 +220,15 @@ impl Stream {
             return Err(SocketError::TooLong { len });
         }
         let mut bytes = vec![0; len];
-        let mut space = nix::cmsg_space!([RawFd; MAX_FDS]);
-        let mut fds = Vec::new();
-        let (got, flags) = {
-            let mut parts = [IoSliceMut::new(&mut bytes)];
-            let message = loop {
-                match recvmsg::<()>(
-                    self.0.as_raw_fd(),
-                    &mut parts,
-                    Some(&mut space),
-                    MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT,
-                ) {
-                    Err(nix::Error::EINTR) => {}
-                    Err(nix::Error::ECONNRESET) => return Ok(None),
-                    result => break result.map_err(system("recvmsg"))?,
-                }
-            };
-            own_fds(&message, &mut fds);
-            (message.bytes, message.flags)
+        let Some((got, flags, fds)) =
+            recv_with_fds(&self.0, &mut bytes).map_err(system("recvmsg"))?
+        else {
+            return Ok(None);
         };
-        if flags.contains(MsgFlags::MSG_CTRUNC) && !devrx_sabotage::removed("socket-ctrunc") {
+        if flags & libc::MSG_CTRUNC != 0 && !devrx_sabotage::removed("socket-ctrunc") {
             return Err(SocketError::FdsLost);
         }
-        if flags.contains(MsgFlags::MSG_TRUNC) {
+        if flags & libc::MSG_TRUNC != 0 {
             return Err(SocketError::TooLong { len: got });
         }
         bytes.truncate(got);
@@ -251,21 +236,64 @@ impl Stream {
     }
 }
 
-/// Takes ownership of every descriptor of a message, before anything can fail.
-fn own_fds(message: &nix::sys::socket::RecvMsg<'_, '_, ()>, fds: &mut Vec<OwnedFd>) {
-    let Ok(controls) = message.cmsgs() else {
-        return;
+/// Room for the control messages of one message, aligned as `cmsghdr` must be: more than [`MAX_FDS`] descriptors need.
+const CONTROL_WORDS: usize = MAX_FDS + 8;
+
+/// Receives a message that is there, and owns every descriptor that came with it before anything can fail.
+///
+/// (`nix` answers an error, and forgets the descriptors that did arrive, when others were lost. So this walks the control messages
+/// itself.)
+fn recv_with_fds(
+    socket: &OwnedFd,
+    bytes: &mut [u8],
+) -> nix::Result<Option<(usize, libc::c_int, Vec<OwnedFd>)>> {
+    let mut control = [0_u64; CONTROL_WORDS];
+    let mut part = libc::iovec {
+        iov_base: bytes.as_mut_ptr().cast(),
+        iov_len: bytes.len(),
     };
-    for control in controls {
-        if let ControlMessageOwned::ScmRights(numbers) = control {
-            // SAFETY: the kernel has just installed these descriptors for us, and nobody else knows of them.
-            fds.extend(
-                numbers
-                    .into_iter()
-                    .map(|number| unsafe { OwnedFd::from_raw_fd(number) }),
-            );
+    // SAFETY: all zeroes is a valid `msghdr` without address, data or control.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = control.as_mut_ptr().cast();
+    message.msg_controllen = size_of_val(&control) as _;
+    let got = loop {
+        // SAFETY: `message` leads to `bytes` and `control`, with their lengths, and both outlive the call.
+        let got = unsafe {
+            libc::recvmsg(
+                socket.as_raw_fd(),
+                &raw mut message,
+                libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT,
+            )
+        };
+        match nix::Error::result(got) {
+            Err(nix::Error::EINTR) => {}
+            Err(nix::Error::ECONNRESET) => return Ok(None),
+            result => break result?.unsigned_abs(),
         }
+    };
+    let mut fds = Vec::new();
+    // SAFETY: the kernel filled `control` and set its length; the macros stay within it.
+    let mut next = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
+    while !next.is_null() {
+        // SAFETY: not null, so a whole header within `control`, which is aligned.
+        let header = unsafe { next.read() };
+        if (header.cmsg_level, header.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
+            // SAFETY: pure arithmetic.
+            let empty = unsafe { libc::CMSG_LEN(0) } as usize;
+            let count = (header.cmsg_len as usize).saturating_sub(empty) / size_of::<RawFd>();
+            // SAFETY: the data of the message that `next` begins.
+            let data: *const RawFd = unsafe { libc::CMSG_DATA(next) }.cast();
+            for index in 0..count {
+                // SAFETY: the kernel wrote `count` descriptors there, which it has just installed for us; nobody else knows them.
+                fds.push(unsafe { OwnedFd::from_raw_fd(data.add(index).read_unaligned()) });
+            }
+        }
+        // SAFETY: as above.
+        next = unsafe { libc::CMSG_NXTHDR(&raw const message, next) };
     }
+    Ok(Some((got, message.msg_flags, fds)))
 }
 
 impl AsFd for Stream {

@@ -8,7 +8,9 @@
 use std::time::{Duration, Instant};
 
 use devrx_proto::refill::RefillEntry;
-use devrx_proto::ring::{Backing, Consumer, ConsumerParts, Producer, ProducerParts, ReadSlots, Word, WriteSlots};
+use devrx_proto::ring::{
+    Backing, Consumer, ConsumerParts, Producer, ProducerParts, ReadSlots, Word, WriteSlots,
+};
 use devrx_proto::wake::{Wake, WakePolicy};
 use loom::cell::UnsafeCell;
 use loom::sync::atomic::{AtomicU32, Ordering};
@@ -77,6 +79,14 @@ impl<const N: usize> WriteSlots<N> for ModelSlots<N> {
     }
 }
 
+/// Every execution with at most four involuntary switches between threads (or what `LOOM_MAX_PREEMPTIONS` says): enough for every
+/// removal that is listed to go red, and done within seconds.
+fn model(test: impl Fn() + Sync + Send + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = builder.preemption_bound.or(Some(4));
+    builder.check(test);
+}
+
 type TestProducer = Producer<Model, RefillEntry, 1>;
 type TestConsumer = Consumer<Model, RefillEntry, 1>;
 
@@ -91,7 +101,13 @@ fn ring(capacity: usize) -> (TestProducer, TestConsumer) {
             slots: ModelSlots(Arc::clone(&cells)),
             start: 0,
         }),
-        Consumer::new(ConsumerParts { own: consumer, peer: producer, sleep, slots: ModelSlots(cells), start: 0 }),
+        Consumer::new(ConsumerParts {
+            own: consumer,
+            peer: producer,
+            sleep,
+            slots: ModelSlots(cells),
+            start: 0,
+        }),
     )
 }
 
@@ -149,7 +165,7 @@ fn take_all(mut consumer: TestConsumer, event: &ModelEvent, wanted: u32) {
 /// Entries come in order and whole; a slot is written again only after it was read. Three entries through two slots.
 #[test]
 fn entries_are_handed_over() {
-    loom::model(|| {
+    model(|| {
         let (mut producer, mut consumer) = ring(2);
         let writer = thread::spawn(move || {
             let mut sent = 0;
@@ -178,7 +194,7 @@ fn entries_are_handed_over() {
 /// A packet of two entries is never seen by half.
 #[test]
 fn a_group_is_seen_whole() {
-    loom::model(|| {
+    model(|| {
         let (mut producer, mut consumer) = ring(4);
         let writer = thread::spawn(move || {
             {
@@ -203,7 +219,7 @@ fn a_group_is_seen_whole() {
 /// Completions: a client that sleeps is woken, however its falling asleep meets the daemon's publishing; twice.
 #[test]
 fn a_sleeping_client_is_woken() {
-    loom::model(|| {
+    model(|| {
         let (mut producer, consumer) = ring(2);
         let event = ModelEvent::new();
         let wake = event.clone();
@@ -225,7 +241,7 @@ fn a_sleeping_client_is_woken() {
 /// Completions: with a batch that does not come full, the timeout wakes.
 #[test]
 fn a_sleeping_client_is_woken_in_time() {
-    loom::model(|| {
+    model(|| {
         let (mut producer, consumer) = ring(2);
         let event = ModelEvent::new();
         let wake = event.clone();
@@ -253,7 +269,7 @@ fn a_sleeping_client_is_woken_in_time() {
 /// Refills: a daemon that sleeps short of chunks is kicked, however its falling asleep meets the client's returning; twice.
 #[test]
 fn a_daemon_short_of_chunks_is_kicked() {
-    loom::model(|| {
+    model(|| {
         let (mut producer, consumer) = ring(2);
         let event = ModelEvent::new();
         let kick = event.clone();
