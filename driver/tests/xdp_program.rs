@@ -54,7 +54,9 @@ fn check(program: &OwnedFd, rules: &[FlowRule], frame: &[u8]) -> bool {
     let parsed = parse(frame, frame.len());
     let expected = first_match(&numbered, &parsed.key)
         .map_or(XDP_PASS, |position| TEST_VERDICT + position as u32);
-    let verdict = sys::prog_test_run(program.as_fd(), frame, None).unwrap();
+    let verdict = sys::prog_test_run(program.as_fd(), frame, None, 1)
+        .unwrap()
+        .action;
     let rules: Vec<String> = rules.iter().map(ToString::to_string).collect();
     assert_eq!(
         verdict, expected,
@@ -279,7 +281,7 @@ fn queues_do_not_mix() {
         };
         for queue in 0..9 {
             for n in 0..9 {
-                let verdict = sys::prog_test_run(program.as_fd(), &udp(5000 + 10 * n), Some((ifindex, queue))).unwrap();
+                let verdict = sys::prog_test_run(program.as_fd(), &udp(5000 + 10 * n), Some((ifindex, queue)), 1).unwrap().action;
                 let takes = with_rules.contains(&queue) && u32::from(n) <= queue;
                 assert_eq!(verdict, if takes { TEST_VERDICT + u32::from(n) } else { XDP_PASS }, "queue {queue}, rule {n}");
             }
@@ -306,9 +308,50 @@ fn port_rules_leave_later_fragments() {
             .filter(|(name, ..)| name.starts_with("fragment4-"));
         let verdicts: Vec<bool> = frames
             .map(|(_, _, frame)| {
-                sys::prog_test_run(program.as_fd(), &frame, None).unwrap() == TEST_VERDICT
+                sys::prog_test_run(program.as_fd(), &frame, None, 1)
+                    .unwrap()
+                    .action
+                    == TEST_VERDICT
             })
             .collect();
         assert_eq!(verdicts, takes, "{rule}");
+    }
+}
+
+/// What the program costs a packet: `cargo test -p devrx-driver --test xdp_program -- --ignored --nocapture`.
+#[test]
+#[ignore = "a measurement, not a test"]
+fn cost_of_a_packet() {
+    if skipped() {
+        return;
+    }
+    let last = |rules: usize| -> Vec<FlowRule> {
+        (0..rules)
+            .map(|n| {
+                format!("udp,dst-port={}", 5000 + rules - 1 - n)
+                    .parse()
+                    .unwrap()
+            })
+            .collect()
+    };
+    for (what, rules) in [
+        ("no rule", vec![]),
+        ("any", last(1).into_iter().map(|_| FlowRule::ANY).collect()),
+        ("1 rule", last(1)),
+        ("8 rules, the last takes it", last(8)),
+        ("64 rules, the last takes it", last(64)),
+    ] {
+        let program = load(&[(0, rules)]);
+        for name in ["udp4", "qinq-udp4", "udp6", "udp6-all", "arp"] {
+            let (_, _, frame) = common::corpus()
+                .into_iter()
+                .find(|(other, ..)| *other == name)
+                .unwrap();
+            let verdict = sys::prog_test_run(program.as_fd(), &frame, None, 1_000_000).unwrap();
+            println!(
+                "{what:28} {name:10} {:3} ns, verdict {}",
+                verdict.nanoseconds, verdict.action
+            );
+        }
     }
 }

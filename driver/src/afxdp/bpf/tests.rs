@@ -66,7 +66,9 @@ fn verdict(steering: &Steering, ifindex: u32, queue: u32) -> u32 {
     let (sockets, counters) = steering.maps();
     let insns = generate(&queues, Target::Redirect { sockets, counters }).unwrap();
     let program = load(&insns, steering.frags()).unwrap();
-    sys::prog_test_run(program.as_fd(), &udp(), Some((ifindex, queue))).unwrap()
+    sys::prog_test_run(program.as_fd(), &udp(), Some((ifindex, queue)), 1)
+        .unwrap()
+        .action
 }
 
 #[test]
@@ -156,6 +158,12 @@ fn what_cannot_be_set_is_refused_and_changes_nothing() {
             Steering::attach(ifindex, 0, None),
             Err(DriverError::BadConfig { .. })
         ));
+        let most = Steering::attach(ifindex, MAX_QUEUES, None).unwrap();
+        assert_eq!(
+            (most.matched(MAX_QUEUES - 1), most.matched(MAX_QUEUES)),
+            (0, 0)
+        );
+        drop(most);
         assert!(matches!(
             Steering::attach(ifindex, MAX_QUEUES + 1, None),
             Err(DriverError::BadConfig { .. })
