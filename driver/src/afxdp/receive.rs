@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use arrayvec::ArrayVec;
 use devrx_pool::Pool;
-use devrx_provider::{ChunkIndex, MemoryProvider};
+use devrx_provider::{ChunkIndex, MemoryProvider, Region};
 
 use super::frame::{Chunks, MAX_CHUNKS, Part};
 use super::ring::{Consumer, Desc, Producer};
@@ -61,7 +61,10 @@ pub(super) struct Receive {
     /// Chunks of dropped frames, to be posted again. Never longer than `capacity`.
     returned: Vec<ChunkIndex>,
     capacity: u32,
-    provider: Arc<dyn MemoryProvider>,
+    /// The region itself, so that no packet costs a call through the provider.
+    region: Arc<Region>,
+    /// Keeps the share.
+    _provider: Arc<dyn MemoryProvider>,
     /// Bytes from the region's start to the umem's.
     base: usize,
     headers: HeaderSlots,
@@ -93,7 +96,8 @@ impl Receive {
             discard: None,
             returned: Vec::with_capacity(config.ring as usize),
             capacity: config.ring,
-            provider: config.provider,
+            region: Arc::clone(config.provider.region()),
+            _provider: config.provider,
             base,
             slot_size: config.headers.slot_size as usize,
             headers: config.headers,
@@ -301,10 +305,9 @@ impl Receive {
     /// Copies the first `have` bytes of a part to `look` and parses them. `None` if they cannot be read (the memory has lost its pages).
     #[inline]
     fn look_at(&mut self, part: Part, have: usize, frame_len: usize) -> Option<Parsed> {
-        let region = self.provider.region();
         let offset = self.chunks.umem_offset(part.chunk) + self.base + usize::from(part.offset);
         let bytes = self.look.get_mut(..have)?;
-        region
+        self.region
             .mapping()?
             .copy_out(offset, bytes)
             .then(|| parse(bytes, frame_len))
