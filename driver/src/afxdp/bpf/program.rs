@@ -1,7 +1,7 @@
 //! The XDP program for a set of rules.
 //!
 //! Its shape: the queue the packet came in on has rules, or the packet passes; the headers are walked once, as deep as the
-//! rules need ([`super::parser`]); then the queue's rules are compared one by one, each a straight line of comparisons that leaves
+//! rules need (module `parser`); then the queue's rules are compared one by one, each a straight line of comparisons that leaves
 //! for the next rule at the first one that does not hold. What a program takes is exactly what
 //! [`FlowRule::matches`] takes of the frame's [`PacketKey`](crate::packet::PacketKey).
 //!
