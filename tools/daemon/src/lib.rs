@@ -32,6 +32,8 @@ mod session;
 mod shutdown;
 mod stats;
 mod sys;
+#[cfg(test)]
+mod testing;
 mod worker;
 
 pub use config::{Config, ConfigError};

@@ -491,3 +491,6 @@ impl Registry {
         self.keeper.farewell();
     }
 }
+
+#[cfg(test)]
+mod tests;

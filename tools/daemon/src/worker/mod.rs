@@ -118,3 +118,6 @@ pub(crate) struct Worker<Q: RxQueue> {
     /// Fewer chunks posted than this is short.
     low: u32,
 }
+
+#[cfg(test)]
+mod tests;
