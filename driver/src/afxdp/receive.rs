@@ -11,7 +11,7 @@ use super::frame::{Chunks, MAX_CHUNKS, Part};
 use super::ring::{Consumer, Desc, Producer};
 use super::rules::{Classifier, RuleBoard};
 use crate::chunk::{RxBatch, RxChunk, RxFlags};
-use crate::packet::{MAX_HEADERS, Parsed, parse};
+use crate::packet::{MAX_HEADERS, parse};
 use crate::{HeaderSlots, QueueConfig};
 
 /// Bytes looked at first: enough for all but long chains of options and extension headers.
@@ -272,16 +272,18 @@ impl Receive {
         }
         let in_chunk = usize::from(first.length);
         let mut have = in_chunk.min(FIRST_LOOK);
-        let Some(mut parsed) = self.look_at(first, have, frame_len) else {
+        if !self.look_at(first, have) {
             return (0, crate::NO_FLOW);
-        };
+        }
+        let mut parsed = parse(&self.look[..have], frame_len);
         if parsed.need > 0 && have < in_chunk {
-            // Copied anew as a whole: what is parsed and what goes to the slot are the same bytes, whoever writes to the chunk meanwhile.
+            // Copied anew as a whole: what is parsed and what goes to the slot are the same bytes, whoever writes to the
+            // chunk meanwhile.
             have = in_chunk.min(MAX_HEADERS);
-            let Some(again) = self.look_at(first, have, frame_len) else {
+            if !self.look_at(first, have) {
                 return (0, crate::NO_FLOW);
-            };
-            parsed = again;
+            }
+            parsed = parse(&self.look[..have], frame_len);
         }
         let flow = self.classifier.classify(&parsed.key);
         if !self.split {
@@ -302,15 +304,16 @@ impl Receive {
         (length as u16, flow)
     }
 
-    /// Copies the first `have` bytes of a part to `look` and parses them. `None` if they cannot be read (the memory has lost its pages).
+    /// Copies the first `have` bytes of a part to `look`. False if they cannot be read.
     #[inline]
-    fn look_at(&mut self, part: Part, have: usize, frame_len: usize) -> Option<Parsed> {
+    fn look_at(&mut self, part: Part, have: usize) -> bool {
         let offset = self.chunks.umem_offset(part.chunk) + self.base + usize::from(part.offset);
-        let bytes = self.look.get_mut(..have)?;
+        let Some(bytes) = self.look.get_mut(..have) else {
+            return false;
+        };
         self.region
-            .mapping()?
-            .copy_out(offset, bytes)
-            .then(|| parse(bytes, frame_len))
+            .mapping()
+            .is_some_and(|mapping| mapping.copy_out(offset, bytes))
     }
 
     /// See [`RxQueue::refill`](crate::RxQueue::refill). The kick is the caller's.
