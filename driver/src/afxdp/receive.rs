@@ -188,7 +188,9 @@ impl Receive {
                 if self.discard.is_none() {
                     self.drop_frame(Discard::BadDescriptor);
                 }
-                self.returned.extend(saved);
+                if !devrx_sabotage::removed("bad-chunk-is-kept") {
+                    self.returned.extend(saved);
+                }
             }
         }
         if last {
@@ -369,7 +371,10 @@ impl Receive {
             return;
         };
         let mut descs = std::mem::take(&mut self.spare);
-        let available = rx.available(u32::MAX);
+        let mut available = rx.available(u32::MAX);
+        if devrx_sabotage::removed("end-drains-ring") {
+            available = 0;
+        }
         descs.extend((0..available).map(|ahead| rx.read(ahead)));
         rx.release(available);
         self.source = Source::Drained { descs, done: 0 };
