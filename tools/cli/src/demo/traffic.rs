@@ -11,6 +11,8 @@ use crate::capture::Capture;
 
 /// The MTU of made frames.
 const MTU: usize = 1500;
+/// Two VLAN tags, bytes.
+const TAGS: usize = 8;
 /// The largest MTU a veth pair is given; frames of captures may need it.
 const LARGEST_MTU: usize = 65_535;
 /// Made with this seed; any would do, and the same one every time makes runs comparable.
@@ -95,7 +97,8 @@ impl Source {
     /// The MTU the veth pair needs.
     pub fn mtu(&self) -> usize {
         match self {
-            Self::Synthetic => MTU,
+            // As a provider's network does: the tags of QinQ come on top.
+            Self::Synthetic => MTU + TAGS,
             Self::Capture { frames, .. } => {
                 let longest = frames.iter().map(Vec::len).max().unwrap_or(0);
                 longest.saturating_sub(ETHERNET).clamp(MTU, LARGEST_MTU)
