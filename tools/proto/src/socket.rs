@@ -216,7 +216,7 @@ impl Stream {
         if len == 0 {
             return Ok(None);
         }
-        if len > MAX_MESSAGE && !devrx_sabotage::removed("socket-length") {
+        if len > MAX_MESSAGE {
             return Err(SocketError::TooLong { len });
         }
         let mut bytes = vec![0; len];
@@ -236,8 +236,8 @@ impl Stream {
     }
 }
 
-/// Room for the control messages of one message, aligned as `cmsghdr` must be: more than [`MAX_FDS`] descriptors need.
-const CONTROL_WORDS: usize = MAX_FDS + 8;
+/// Room for the control message with [`MAX_FDS`] descriptors, in words: a header, and two descriptors a word.
+const CONTROL_WORDS: usize = 2 + MAX_FDS.div_ceil(2);
 
 /// Receives a message that is there, and owns every descriptor that came with it before anything can fail.
 ///

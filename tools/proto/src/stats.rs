@@ -27,6 +27,9 @@ pub struct Stats {
     pub queues: Vec<QueueStats>,
     /// The attachments.
     pub attachments: Vec<AttachmentStats>,
+    /// What the daemon counts besides packets: sessions, refused and malformed messages, restarts of its keeper, lost pages.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub daemon: BTreeMap<String, u64>,
 }
 
 /// The sums of one NIC.
@@ -125,6 +128,7 @@ mod tests {
             nics: vec![NicStats::default()],
             queues: vec![QueueStats::default()],
             attachments: vec![AttachmentStats::default()],
+            ..Stats::default()
         };
         let value = serde_json::to_value(stats).unwrap();
         let has = |object: &serde_json::Value, keys: &[&str]| {

@@ -18,7 +18,7 @@ fn layout() -> Layout {
         chunks: 20,
         header_slot: 128,
     })
-    .unwrap()
+    .expect("kernel has memfds")
 }
 
 struct Both {
@@ -31,12 +31,17 @@ struct Both {
 
 fn both(start: Start) -> Both {
     let layout = layout();
-    let (daemon_fd, daemon) = Shm::create_daemon_written("test", layout.daemon_size()).unwrap();
-    let (client_fd, client) = Shm::create_client_written("test", layout.client_size()).unwrap();
-    let ends = DaemonQueue::new(&layout, 1, &daemon, &client, start).unwrap();
-    let daemon_view = Shm::map(daemon_fd.as_fd(), layout.daemon_size(), Access::ReadOnly).unwrap();
-    let client_view = Shm::map(client_fd.as_fd(), layout.client_size(), Access::ReadWrite).unwrap();
-    let client_ends = ClientQueue::new(&layout, 1, &daemon_view, &client_view, start).unwrap();
+    let (daemon_fd, daemon) =
+        Shm::create_daemon_written("test", layout.daemon_size()).expect("kernel has memfds");
+    let (client_fd, client) =
+        Shm::create_client_written("test", layout.client_size()).expect("kernel has memfds");
+    let ends = DaemonQueue::new(&layout, 1, &daemon, &client, start).expect("kernel has memfds");
+    let daemon_view = Shm::map(daemon_fd.as_fd(), layout.daemon_size(), Access::ReadOnly)
+        .expect("kernel has memfds");
+    let client_view = Shm::map(client_fd.as_fd(), layout.client_size(), Access::ReadWrite)
+        .expect("kernel has memfds");
+    let client_ends =
+        ClientQueue::new(&layout, 1, &daemon_view, &client_view, start).expect("kernel has memfds");
     Both {
         layout,
         client_memory: client_view,
@@ -47,7 +52,7 @@ fn both(start: Start) -> Both {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(512))]
+    #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Whatever a client writes to its indices: the daemon never sees more room or more entries than there can be, and what it
     /// cannot believe is counted. Good indices in between keep working.

@@ -1,0 +1,499 @@
+//! A client against a small daemon in this process: real sockets, memfds and eventfds, both sides falling asleep, everything
+//! accounted for; and daemons that break the protocol.
+
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use devrx_client::proto::completion::{Completion, CompletionFlags};
+use devrx_client::proto::endpoints::{Endpoints, QueueEndpoints};
+use devrx_client::proto::layout::{Layout, LayoutParams, State};
+use devrx_client::proto::message::{
+    AttachReply, Event, Failure, FailureCode, HelloReply, Opened, OpenedQueue, RegionInfo, Reply,
+    Request,
+};
+use devrx_client::proto::refill::RefillEntry;
+use devrx_client::proto::ring::{DaemonQueue, Start};
+use devrx_client::proto::shm::Shm;
+use devrx_client::proto::socket::{Listener, Stream};
+use devrx_client::proto::wake::{Wake, WakePolicy};
+use devrx_client::{AttachOptions, Attachment, Client, ClientError};
+
+const CHUNK: u32 = 2048;
+const CHUNKS: u32 = 64;
+const SLOT: u32 = 128;
+
+/// The daemon's side of one attachment.
+struct Daemon {
+    session: Stream,
+    layout: Layout,
+    memory: Arc<Shm>,
+    region: Arc<Shm>,
+    queues: Vec<DaemonQueue>,
+    events: Vec<QueueEndpoints>,
+}
+
+/// Serves one control connection and one attachment, then does `run` with it.
+fn daemon<T: Send + 'static>(
+    queues: u32,
+    run: impl FnOnce(Daemon) -> T + Send + 'static,
+) -> (JoinHandle<T>, PathBuf, tempfile::TempDir) {
+    let folder = tempfile::tempdir().expect("a folder for the socket");
+    let path = folder.path().join("devrx.sock");
+    let listener = Listener::bind(&path, 0o600).expect("a socket");
+    let thread = thread::spawn(move || {
+        let control = listener.accept().expect("the control connection");
+        greet(&control);
+        let session = listener.accept().expect("the attachment's connection");
+        greet(&session);
+        let result = run(open(session, queues));
+        drop(control);
+        result
+    });
+    (thread, path, folder)
+}
+
+fn request(stream: &Stream) -> (u16, Request) {
+    let received = stream.recv().expect("a message").expect("not the end");
+    Request::decode(&received.bytes, received.fds.len()).expect("a request")
+}
+
+fn greet(stream: &Stream) {
+    let (sequence, Request::Hello(_)) = request(stream) else {
+        panic!("no hello")
+    };
+    let hello = Reply::Hello(HelloReply {
+        daemon: "test".into(),
+        pid: 1,
+        features: vec![],
+    });
+    stream
+        .send(&hello.encode(sequence).expect("short"), &[])
+        .expect("sent");
+}
+
+fn open(session: Stream, count: u32) -> Daemon {
+    let (sequence, Request::Attach(request)) = request(&session) else {
+        panic!("no attach")
+    };
+    assert!(request.open);
+    let params = LayoutParams {
+        queues: count,
+        completions: 64,
+        chunks: CHUNKS,
+        header_slot: SLOT,
+    };
+    let layout = Layout::new(&params).expect("a layout");
+    let (daemon_memory, memory) =
+        Shm::create_daemon_written("daemon", layout.daemon_size()).expect("memfd");
+    let (client_memory, client) =
+        Shm::create_client_written("client", layout.client_size()).expect("memfd");
+    let size = u64::from(CHUNK * CHUNKS);
+    let (region_fd, region) = Shm::create_daemon_written("region", size).expect("memfd");
+    assert!(layout.announce(&memory));
+    let start = Start {
+        completion: u32::MAX - 100,
+        refill: u32::MAX - 7,
+    };
+    let queues = (0..count)
+        .map(|queue| DaemonQueue::new(&layout, queue, &memory, &client, start).expect("queue"));
+    let queues: Vec<_> = queues.collect();
+    let events: Vec<_> = queues
+        .iter()
+        .map(|_| QueueEndpoints::new().expect("eventfds"))
+        .collect();
+    let share = CHUNKS / count;
+    let opened = Opened {
+        name: request.name.clone(),
+        nic: request.nic.clone(),
+        layout: params,
+        queues: (0..count)
+            .map(|queue| OpenedQueue {
+                queue,
+                first_chunk: queue * share,
+                chunks: share,
+                completion_start: start.completion,
+                refill_start: start.refill,
+            })
+            .collect(),
+        region: RegionInfo {
+            memory: "memfd".into(),
+            size,
+            chunk_size: CHUNK,
+            chunks: CHUNKS,
+            fd: true,
+            mappable: true,
+        },
+        split: true,
+        zero_copy: false,
+        warnings: vec![],
+    };
+    let ends = Endpoints {
+        daemon_memory,
+        client_memory,
+        queues: events
+            .iter()
+            .map(|ends| QueueEndpoints {
+                wake: ends.wake.try_clone().expect("fd"),
+                kick: ends.kick.try_clone().expect("fd"),
+            })
+            .collect(),
+        region: Some(region_fd),
+    };
+    let reply = AttachReply {
+        name: request.name,
+        flows: vec![],
+        warnings: vec![],
+        opened: Some(opened),
+    };
+    let reply = Reply::Attach(Box::new(reply))
+        .encode(sequence)
+        .expect("short");
+    session.send(&reply, &ends.fds()).expect("sent");
+    Daemon {
+        session,
+        layout,
+        memory,
+        region,
+        queues,
+        events,
+    }
+}
+
+impl Daemon {
+    fn end(&self, reason: &str) {
+        let event = Reply::Event(Event::Ended {
+            name: "test".into(),
+            reason: reason.into(),
+        });
+        let _ = self.session.send(&event.encode(0).expect("short"), &[]);
+        Layout::set_state(&self.memory, State::Ended);
+    }
+}
+
+fn attach(path: &PathBuf) -> (Client, Attachment) {
+    let mut client = Client::connect(path).expect("a daemon");
+    let options = AttachOptions::new("test", "eth0", 0).flow("any");
+    let attachment = client.attach(&options).expect("an attachment");
+    (client, attachment)
+}
+
+/// Sends `packets` numbered packets over all queues, of one to three chunks each; answers (chunks delivered, chunks returned,
+/// wake-ups, sleeps).
+fn traffic(mut daemon: Daemon, packets: u64) -> (u64, u64, u64, u64) {
+    let count = daemon.queues.len();
+    let share = CHUNKS / count as u32;
+    let mut free: Vec<Vec<u32>> = (0..count as u32)
+        .map(|queue| (queue * share..(queue + 1) * share).collect())
+        .collect();
+    let mut generation = vec![0_u16; CHUNKS as usize];
+    let mut out = vec![false; CHUNKS as usize];
+    let mut policies = vec![WakePolicy::new(8, Duration::from_micros(200)); count];
+    let (mut sent, mut delivered, mut returned, mut wakes, mut sleeps) = (0_u64, 0, 0, 0, 0);
+    while sent < packets || returned < delivered {
+        for queue in 0..count {
+            let rings = &mut daemon.queues[queue];
+            let mut back = [RefillEntry::default(); 16];
+            loop {
+                let found = rings.refills.take(&mut back);
+                for entry in &back[..found] {
+                    let chunk = entry.chunk as usize;
+                    assert!(
+                        std::mem::take(&mut out[chunk]),
+                        "chunk {chunk} came back twice"
+                    );
+                    assert_eq!(generation[chunk], entry.generation);
+                    free[queue].push(entry.chunk);
+                    returned += 1;
+                }
+                if found == 0 {
+                    break;
+                }
+            }
+            for _ in 0..8 {
+                let size = 1 + (sent % 3) as usize;
+                if sent == packets
+                    || sent % count as u64 != queue as u64
+                    || free[queue].len() < size
+                {
+                    break;
+                }
+                let Some(mut group) = rings.completions.reserve(size as u32) else {
+                    break;
+                };
+                for part in 0..size {
+                    let chunk = free[queue].pop().expect("counted");
+                    let index = chunk as usize;
+                    out[index] = true;
+                    generation[index] = generation[index].wrapping_add(1);
+                    let number = sent * 4 + part as u64;
+                    assert!(
+                        daemon
+                            .region
+                            .copy_in(u64::from(chunk * CHUNK) + 3, &number.to_le_bytes())
+                    );
+                    if part == 0 {
+                        let slot = daemon.layout.header_slot(chunk).expect("exists");
+                        assert!(daemon.memory.copy_in(slot, &(!sent).to_le_bytes()));
+                    }
+                    let mut flags = CompletionFlags::SPLIT;
+                    flags.set(CompletionFlags::MORE, part + 1 < size);
+                    assert!(group.push(Completion {
+                        chunk,
+                        generation: generation[index],
+                        flow: sent as u16,
+                        offset: 3,
+                        length: 8,
+                        header_length: if part == 0 { 8 } else { 0 },
+                        flags: flags.bits(),
+                        ..Completion::default()
+                    }));
+                }
+                group.commit();
+                delivered += size as u64;
+                sent += 1;
+            }
+            if rings
+                .completions
+                .publish_for(&mut policies[queue], Instant::now())
+                == Wake::Now
+            {
+                wakes += 1;
+                daemon.events[queue].wake.notify();
+            }
+            assert_eq!((rings.completions.faults(), rings.refills.faults()), (0, 0));
+        }
+        // Nothing can be sent until chunks come back to the queue whose turn it is.
+        let mut turn = (sent % count as u64) as usize;
+        if sent == packets {
+            // Or until the last ones are back, to whichever queue they belong.
+            turn = free
+                .iter()
+                .position(|free| free.len() < share as usize)
+                .unwrap_or(turn);
+        }
+        if sent == packets || free[turn].len() <= (sent % 3) as usize {
+            daemon.events[turn].kick.drain();
+            if daemon.queues[turn].refills.arm() {
+                let by = policies.iter().filter_map(WakePolicy::deadline).min();
+                let left = by.map_or(Duration::from_secs(10), |by| {
+                    by.saturating_duration_since(Instant::now())
+                });
+                let kick = nix::poll::PollFd::new(
+                    daemon.events[turn].kick.as_fd(),
+                    nix::poll::PollFlags::POLLIN,
+                );
+                let waited = nix::poll::ppoll(
+                    &mut [kick],
+                    Some(nix::sys::time::TimeSpec::from_duration(left)),
+                    None,
+                );
+                let lost = waited == Ok(0) && by.is_none() && returned < delivered;
+                assert!(!lost, "the client did not kick in 10 s");
+                sleeps += 1;
+            }
+            daemon.queues[turn].refills.disarm();
+        }
+    }
+    daemon.end("all was sent");
+    // The connection stays until the client has seen it.
+    let _ = daemon.session.recv();
+    (delivered, returned, wakes, sleeps)
+}
+
+fn run(queues: u32, packets: u64) {
+    let (daemon, path, _folder) = daemon(queues, move |daemon| traffic(daemon, packets));
+    let (client, mut attachment) = attach(&path);
+    let mut kept = Vec::new();
+    let mut received = 0;
+    let mut chunks = 0;
+    let mut next = vec![None; queues as usize];
+    let error = loop {
+        let mut late = std::mem::take(&mut kept);
+        let batch = match attachment.recv(Some(Duration::from_secs(20))) {
+            Ok(batch) => batch,
+            Err(error) => break error,
+        };
+        assert!(
+            !batch.is_empty(),
+            "a wake-up was lost after {received} packets"
+        );
+        let mut payload = Vec::with_capacity(64);
+        for packet in &batch {
+            let mut number = [0; 8];
+            assert_eq!(packet.copy_header(&mut number), 8);
+            let number = !u64::from_le_bytes(number);
+            assert_eq!(packet.header()[..], (!number).to_le_bytes());
+            assert_eq!(packet.flow(), number as u16);
+            let expected = next[batch.queue()].unwrap_or(batch.queue() as u64);
+            assert_eq!(number, expected);
+            next[batch.queue()] = Some(number + u64::from(queues));
+            payload.clear();
+            packet.copy_payload_to(&mut payload).expect("readable");
+            assert_eq!(packet.segments().len(), 1 + (number % 3) as usize);
+            for (part, bytes) in payload.chunks(8).enumerate() {
+                assert_eq!(bytes, (number * 4 + part as u64).to_le_bytes());
+                chunks += 1;
+            }
+            received += 1;
+            if number % 7 == 0 {
+                kept.extend(packet.hold());
+                assert_eq!(packet.hold().count(), 0, "held twice");
+            }
+        }
+        drop(batch);
+        // Held over one batch, and given back from another thread's hands.
+        for held in &late {
+            let mut bytes = Vec::new();
+            attachment
+                .memory()
+                .copy_payload_to(held, &mut bytes)
+                .expect("readable");
+            assert_eq!(bytes.len(), 8);
+        }
+        late = thread::scope(|scope| scope.spawn(move || late).join().expect("no panic"));
+        late.append(&mut kept);
+        let count = late.len();
+        assert_eq!(attachment.give_back(late).expect("our own"), count);
+    };
+    assert!(
+        matches!(&error, ClientError::Ended { reason, .. } if reason == "all was sent"),
+        "{error}"
+    );
+    drop((attachment, client));
+    let (delivered, returned, wakes, sleeps) = daemon.join().expect("no panic");
+    assert_eq!((received, chunks), (packets, delivered));
+    assert_eq!(delivered, returned);
+    assert!(
+        wakes > 0 && sleeps > 0,
+        "nobody slept: {wakes} wake-ups, {sleeps} sleeps"
+    );
+    println!(
+        "{packets} packets, {delivered} chunks, {wakes} wake-ups, {sleeps} sleeps of the daemon"
+    );
+}
+
+#[test]
+fn a_million_entries_on_one_queue() {
+    run(1, 500_000);
+}
+
+#[test]
+fn four_queues() {
+    run(4, 100_000);
+}
+
+/// Receives until there is an error; the daemon delivers `entries` once.
+fn broken(entry: Completion) -> ClientError {
+    let (daemon, path, _folder) = daemon(2, move |mut daemon| {
+        assert!(daemon.queues[0].completions.push(&[entry]));
+        daemon.queues[0].completions.publish();
+        daemon.events[0].wake.notify();
+        let _ = daemon.session.recv();
+    });
+    let (client, mut attachment) = attach(&path);
+    let error = attachment
+        .recv(Some(Duration::from_secs(5)))
+        .map(|batch| batch.len())
+        .expect_err("it is broken");
+    drop((attachment, client));
+    daemon.join().expect("no panic");
+    error
+}
+
+const fn completion(
+    chunk: u32,
+    offset: u16,
+    length: u16,
+    header_length: u16,
+    flags: u32,
+) -> Completion {
+    Completion {
+        chunk,
+        generation: 1,
+        flow: 0,
+        offset,
+        length,
+        header_length,
+        vlan: 0,
+        rss_hash: 0,
+        flags,
+        timestamp: 0,
+    }
+}
+
+#[test]
+fn what_cannot_be_is_refused() {
+    // Chunk of the other queue, payload past the chunk, header past its slot, no end.
+    for entry in [
+        completion(CHUNKS / 2, 0, 8, 0, 0),
+        completion(u32::MAX, 0, 8, 0, 0),
+        completion(0, 2047, 2, 0, 0),
+        completion(0, u16::MAX, u16::MAX, 0, 0),
+        completion(0, 0, 8, 129, 0),
+        completion(0, 0, 8, 0, CompletionFlags::MORE.bits()),
+    ] {
+        let error = broken(entry);
+        assert!(matches!(error, ClientError::Broken { .. }), "{error}");
+    }
+}
+
+#[test]
+fn a_daemon_that_is_gone_is_an_error() {
+    let (daemon, path, _folder) = daemon(1, drop);
+    let (_client, mut attachment) = attach(&path);
+    daemon.join().expect("no panic");
+    assert!(matches!(
+        attachment.recv(None).map(|batch| batch.len()),
+        Err(ClientError::Ended { .. })
+    ));
+    assert!(matches!(
+        attachment.recv(None).map(|batch| batch.len()),
+        Err(ClientError::Ended { .. })
+    ));
+}
+
+#[test]
+fn a_timeout_is_an_empty_batch() {
+    let (daemon, path, _folder) = daemon(1, |daemon| drop(daemon.session.recv()));
+    let (client, mut attachment) = attach(&path);
+    let start = Instant::now();
+    assert!(
+        attachment
+            .recv(Some(Duration::from_millis(20)))
+            .expect("no error")
+            .is_empty()
+    );
+    assert!(start.elapsed() >= Duration::from_millis(20));
+    assert!(attachment.poll().expect("no error").is_empty());
+    drop((attachment, client));
+    daemon.join().expect("no panic");
+}
+
+#[test]
+fn a_refusal_has_the_daemons_words() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("devrx.sock");
+    let listener = Listener::bind(&path, 0o600).expect("a socket");
+    let daemon = thread::spawn(move || {
+        let stream = listener.accept().expect("a connection");
+        greet(&stream);
+        let (sequence, _) = request(&stream);
+        let failure = Failure {
+            code: FailureCode::NotFound,
+            message: "there is no attachment camera".into(),
+        };
+        stream
+            .send(
+                &Reply::Failure(failure).encode(sequence).expect("short"),
+                &[],
+            )
+            .expect("sent");
+    });
+    let mut client = Client::connect(&path).expect("a daemon");
+    let error = client.detach("camera").expect_err("refused");
+    assert_eq!(error.to_string(), "there is no attachment camera");
+    daemon.join().expect("no panic");
+}
