@@ -9,7 +9,7 @@ use devrx_provider::{ChunkIndex, MemoryProvider};
 use crate::counts::Counts;
 use crate::error::Refusal;
 use crate::handle::{Draining, PoolHandle};
-use crate::shared::{Batch, Shared};
+use crate::shared::{Batch, Share, Shared};
 use crate::{CACHE, REFILL};
 
 /// How a pool is made.
@@ -111,9 +111,10 @@ impl Pool {
     ///
     /// When a chunk is none of this pool's.
     pub fn recycle_batch(&mut self, chunks: &[ChunkIndex]) {
+        let share = self.shared.share();
         for &chunk in chunks {
-            if self.shared.chunk(chunk).unref() {
-                self.put(chunk);
+            if share.chunk(chunk).unref() {
+                put(&self.shared, &mut self.cache, chunk);
             }
         }
         self.shared.owner.cached.set(self.cache.len() as u64);
@@ -138,39 +139,41 @@ impl Pool {
     /// [`Refusal`], counted, when the client does not have this chunk under this generation. Nothing else happens then.
     #[inline]
     pub fn take_back(&mut self, chunk: u32, generation: u16) -> Result<(), Refusal> {
-        let result = self.accept(chunk, generation);
-        let owner = &self.shared.owner;
-        match result {
-            Ok(()) => owner.returned.add(1),
-            Err(refusal) => self.count_refusal(refusal),
+        match accept(self.shared.share(), chunk, generation) {
+            Ok(last) => {
+                self.shared.owner.returned.add(1);
+                if last {
+                    self.put(ChunkIndex(chunk));
+                    self.shared.owner.cached.set(self.cache.len() as u64);
+                }
+                Ok(())
+            }
+            Err(refusal) => {
+                count_refusal(&self.shared, refusal);
+                Err(refusal)
+            }
         }
-        self.shared.owner.cached.set(self.cache.len() as u64);
-        result
     }
 
     /// Takes back several chunks; as [`take_back`](Self::take_back), cheaper for each. Returns how many were accepted.
     #[inline]
     pub fn take_back_batch(&mut self, entries: impl IntoIterator<Item = (u32, u16)>) -> u32 {
         let mut accepted = 0;
+        let share = self.shared.share();
         for (chunk, generation) in entries {
-            match self.accept(chunk, generation) {
-                Ok(()) => accepted += 1,
-                Err(refusal) => self.count_refusal(refusal),
+            match accept(share, chunk, generation) {
+                Ok(last) => {
+                    accepted += 1;
+                    if last {
+                        put(&self.shared, &mut self.cache, ChunkIndex(chunk));
+                    }
+                }
+                Err(refusal) => count_refusal(&self.shared, refusal),
             }
         }
         self.shared.owner.returned.add(accepted.into());
         self.shared.owner.cached.set(self.cache.len() as u64);
         accepted
-    }
-
-    #[inline]
-    fn accept(&mut self, chunk: u32, generation: u16) -> Result<(), Refusal> {
-        let state = self.shared.untrusted(chunk)?;
-        state.take_back(generation)?;
-        if state.unref() {
-            self.put(ChunkIndex(chunk));
-        }
-        Ok(())
     }
 
     /// Takes back everything the client has, because it is gone. Returns how many chunks that were.
@@ -203,34 +206,9 @@ impl Pool {
         Draining::new(Arc::clone(&self.shared))
     }
 
-    /// An idle chunk into the cache.
     #[inline]
     fn put(&mut self, chunk: ChunkIndex) {
-        if self.cache.is_full() {
-            self.spill();
-        }
-        self.cache.push(chunk);
-    }
-
-    /// Makes room for half a cache, by what was idle longest: half, so that neither the next return nor the next take meets the
-    /// cache's end again. Into the ring, and to the provider what that has no room for.
-    #[cold]
-    fn spill(&mut self) {
-        let shared = Arc::clone(&self.shared);
-        let mut batch = Batch::new();
-        let (mut pushed, mut full) = (0, 0);
-        for chunk in self.cache.drain(..REFILL) {
-            if shared.ring.push(chunk.0) {
-                pushed += 1;
-            } else {
-                full += 1;
-                batch.push(chunk);
-            }
-        }
-        shared.to_provider(&mut batch);
-        shared.stats.recycled.add(pushed);
-        shared.stats.ring_full.add(full);
-        shared.owner.spilled.add(pushed + full);
+        put(&self.shared, &mut self.cache, chunk);
     }
 
     /// A batch into the empty cache: from the ring, or else from the provider.
@@ -266,15 +244,54 @@ impl Pool {
         owner.missing_held.add(held);
         owner.missing_provider.add(missing - client - held);
     }
+}
 
-    #[cold]
-    fn count_refusal(&self, refusal: Refusal) {
-        let owner = &self.shared.owner;
-        match refusal {
-            Refusal::Forged => owner.forged.add(1),
-            Refusal::Stale => owner.stale.add(1),
-            Refusal::Repeated => owner.repeated.add(1),
+/// Takes a chunk from the client; whether it is idle now.
+#[inline(always)]
+fn accept(share: Share<'_>, chunk: u32, generation: u16) -> Result<bool, Refusal> {
+    let state = share.untrusted(chunk)?;
+    state.take_back(generation)?;
+    Ok(state.unref())
+}
+
+/// An idle chunk into the cache.
+#[inline(always)]
+fn put(shared: &Shared, cache: &mut ArrayVec<ChunkIndex, CACHE>, chunk: ChunkIndex) {
+    if let Err(full) = cache.try_push(chunk) {
+        spill(shared, cache);
+        cache.push(full.element());
+    }
+}
+
+/// Makes room for half a cache, by what was idle longest: half, so that neither the next return nor the next take meets the
+/// cache's end again. Into the ring, and to the provider what that has no room for.
+#[cold]
+#[inline(never)]
+fn spill(shared: &Shared, cache: &mut ArrayVec<ChunkIndex, CACHE>) {
+    let mut batch = Batch::new();
+    let (mut pushed, mut full) = (0, 0);
+    for chunk in cache.drain(..REFILL) {
+        if shared.ring.push(chunk.0) {
+            pushed += 1;
+        } else {
+            full += 1;
+            batch.push(chunk);
         }
+    }
+    shared.to_provider(&mut batch);
+    shared.stats.recycled.add(pushed);
+    shared.stats.ring_full.add(full);
+    shared.owner.spilled.add(pushed + full);
+}
+
+#[cold]
+#[inline(never)]
+fn count_refusal(shared: &Shared, refusal: Refusal) {
+    let owner = &shared.owner;
+    match refusal {
+        Refusal::Forged => owner.forged.add(1),
+        Refusal::Stale => owner.stale.add(1),
+        Refusal::Repeated => owner.repeated.add(1),
     }
 }
 

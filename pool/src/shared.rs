@@ -29,6 +29,31 @@ pub(crate) struct Shared {
     pub(crate) stats: SharedStats,
 }
 
+/// The states of the provider's share of chunks.
+#[derive(Clone, Copy)]
+pub(crate) struct Share<'a> {
+    start: u32,
+    chunks: &'a [Chunk],
+}
+
+impl<'a> Share<'a> {
+    /// The state of a chunk that this process handed out itself.
+    #[inline(always)]
+    pub(crate) fn chunk(self, chunk: ChunkIndex) -> &'a Chunk {
+        &self.chunks[chunk.0.wrapping_sub(self.start) as usize]
+    }
+
+    /// The state of a chunk that somebody else names.
+    #[inline(always)]
+    pub(crate) fn untrusted(self, chunk: u32) -> Result<&'a Chunk, Refusal> {
+        let at = chunk.wrapping_sub(self.start) as usize;
+        if devrx_sabotage::removed("pool-range") {
+            return Ok(&self.chunks[at]);
+        }
+        self.chunks.get(at).ok_or(Refusal::Forged)
+    }
+}
+
 impl Shared {
     pub(crate) fn new(provider: Arc<dyn MemoryProvider>, ring: usize) -> Self {
         let share = provider.chunks();
@@ -49,20 +74,20 @@ impl Shared {
         &self.provider
     }
 
-    /// The state of a chunk that this process handed out itself.
-    #[inline]
-    pub(crate) fn chunk(&self, chunk: ChunkIndex) -> &Chunk {
-        &self.chunks[chunk.0.wrapping_sub(self.start) as usize]
+    /// The chunks' states. A copy of where they are: a loop keeps it in registers, which it could not do through `self`, next to so
+    /// many atomics.
+    #[inline(always)]
+    pub(crate) fn share(&self) -> Share<'_> {
+        Share {
+            start: self.start,
+            chunks: &self.chunks,
+        }
     }
 
-    /// The state of a chunk that somebody else names.
-    #[inline]
-    pub(crate) fn untrusted(&self, chunk: u32) -> Result<&Chunk, Refusal> {
-        let at = chunk.wrapping_sub(self.start) as usize;
-        if devrx_sabotage::removed("pool-range") {
-            return Ok(&self.chunks[at]);
-        }
-        self.chunks.get(at).ok_or(Refusal::Forged)
+    /// The state of a chunk that this process handed out itself.
+    #[inline(always)]
+    pub(crate) fn chunk(&self, chunk: ChunkIndex) -> &Chunk {
+        self.share().chunk(chunk)
     }
 
     /// Chunks that came from the provider. The owner only.

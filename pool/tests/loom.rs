@@ -7,6 +7,10 @@
 //! ordered by what the pool does.
 #![cfg(loom)]
 #![expect(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking, in its helpers too"
+)]
+#![expect(
     unsafe_code,
     reason = "shares a cell whose accesses the model itself checks"
 )]

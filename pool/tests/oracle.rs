@@ -1,5 +1,9 @@
 //! The pool against a naive oracle: any sequence of operations, the whole accounting checked after each.
 #![cfg(not(loom))]
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking, in its helpers too"
+)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;

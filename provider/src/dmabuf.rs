@@ -193,7 +193,7 @@ pub fn exporter(fd: BorrowedFd<'_>) -> Result<String, ProviderError> {
 fn parse_exporter(info: &str) -> Option<&str> {
     let mut lines = info.lines().filter(|line| line.starts_with("exp_name:"));
     let line = if devrx_sabotage::removed("dmabuf-first-line") {
-        lines.last()
+        lines.next_back()
     } else {
         lines.next()
     };

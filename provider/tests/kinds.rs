@@ -1,4 +1,8 @@
 //! The kinds of memory against the running kernel. What needs something the machine lacks says so and checks the refusal instead.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking, in its helpers too"
+)]
 
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -36,7 +40,7 @@ fn client_file(size: u64, seals: SealFlag) -> OwnedFd {
 }
 
 fn text(result: Result<Region, ProviderError>) -> String {
-    result.err().expect("refused").to_string()
+    result.expect_err("refused").to_string()
 }
 
 /// Opens a descriptor anew, as a process that was given it can.

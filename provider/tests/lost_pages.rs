@@ -1,4 +1,8 @@
 //! Memory that vanishes under a mapping, for real. In a process of its own, since it handles SIGBUS.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking, in its helpers too"
+)]
 #![expect(unsafe_code, reason = "provokes a fault outside of every mapping")]
 
 use std::os::fd::{AsFd, OwnedFd};
