@@ -153,9 +153,7 @@ pub fn text(stats: &Stats) -> String {
         "devrx_daemon_events",
         "What the daemon counts besides packets.",
         |put| {
-            for (event, count) in &std::collections::BTreeMap::<String, u64>::new()
-            /*DAEMON*/
-            {
+            for (event, count) in &stats.daemon {
                 put(&[("event", event)], *count);
             }
         },

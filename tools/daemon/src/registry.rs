@@ -269,9 +269,9 @@ impl Registry {
     /// When it is not the consumer.
     pub fn close(&mut self, peer: &Peer, session: SessionId, name: &str) -> Result<(), Refused> {
         let attachment = self.usable(peer, name)?;
-        if !attachment
+        if attachment
             .consumer
-            .is_some_and(|consumer| consumer.session == session)
+            .is_none_or(|consumer| consumer.session != session)
         {
             return Err(Refused::invalid(format!(
                 "this session does not consume {name:?}"

@@ -28,8 +28,11 @@ pub fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     }
     devrx_provider::guard::install().context("installing the handler for lost pages (SIGBUS)")?;
     raise_descriptors();
-    let keeper =
-        Keeper::start().context("the keeper, which holds memory should this process be killed")?;
+    let keeper = match &config.keeper {
+        Some(program) => Keeper::start_as(program.clone()),
+        None => Keeper::start(),
+    };
+    let keeper = keeper.context("the keeper, which holds memory should this process be killed")?;
     // The socket before the NICs: a second daemon must fail before it touches the first one's.
     let listener = listen(&config)?;
     let mut nics = Vec::with_capacity(config.nics.len());

@@ -67,9 +67,10 @@ impl Registry {
         let is_shown = |nic: usize, queue: u32| {
             name.is_none() || shown.iter().any(|(n, q)| *n == nic && q.contains(&queue))
         };
+        let restarts = self.keeper().restarts();
         let mut stats = Stats {
             attachments: rows,
-            //DAEMON daemon: self.counters.named(self.keeper().restarts()),
+            daemon: self.counters.named(restarts),
             ..Stats::default()
         };
         for (place, (slot, queues)) in self.nics.iter().zip(&queues).enumerate() {

@@ -1,7 +1,7 @@
 //! The system calls that no safe wrapper covers.
 #![expect(
     unsafe_code,
-    reason = "pidfd_open, SO_PEERGROUPS and preadv2 have no safe wrapper"
+    reason = "pidfd_open, SO_PEERGROUPS, signal and preadv2 have no safe wrapper"
 )]
 
 use std::io;
@@ -63,6 +63,13 @@ pub fn peer_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
         }
         groups.resize(needed, 0);
     }
+}
+
+/// Has the whole process ignore a signal from now on: sigaction(2).
+pub fn ignore_signal(signal: nix::sys::signal::Signal) {
+    use nix::sys::signal::{SigHandler, signal as set};
+    // SAFETY: `SIG_IGN` runs no code. It fails for no signal that can be ignored.
+    let _ = unsafe { set(signal, SigHandler::SigIgn) };
 }
 
 /// Empties an eventfd without ever waiting, even if whoever shares it made it blocking; returns what it held, 0 if nothing.

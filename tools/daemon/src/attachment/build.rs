@@ -105,6 +105,10 @@ impl Builder<'_> {
             }),
             Err(refused) => {
                 drop((shares, daemon.headers));
+                if devrx_sabotage::removed("attach-rollback") {
+                    std::mem::forget(attachment);
+                    return Err(refused);
+                }
                 let ended = attachment.end(self.nic, self.keeper);
                 self.nic.remember(&ended);
                 Err(refused)
@@ -152,7 +156,7 @@ impl Builder<'_> {
         }
         // Last: packets come from here on, and every queue has its chunks posted.
         for rule in &wanted.flows {
-            warnings.extend(attachment.add_flow(self.nic, rule.clone())?.1);
+            warnings.extend(attachment.add_flow(self.nic, *rule)?.1);
         }
         if attachment.flows.is_empty() {
             warnings.push(format!(

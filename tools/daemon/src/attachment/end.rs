@@ -45,6 +45,13 @@ impl Attachment {
                 }
             }
         }
+        if devrx_sabotage::removed("steering-first") {
+            // As it must not be: the queues stop while packets are still brought to them.
+            for queue in &self.live {
+                queue.worker.stop();
+            }
+            std::thread::sleep(std::time::Duration::from_millis(100));
+        }
         for queue in &open {
             if let Err(error) = nic.nic.close_queue(*queue) {
                 tracing::error!(attachment = self.name, queue, %error, "closing a queue's steering; the queue is stopped all the same");

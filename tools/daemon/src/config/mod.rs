@@ -5,6 +5,7 @@ mod flows;
 mod plan;
 mod units;
 
+use std::ffi::OsString;
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -118,6 +119,9 @@ pub struct Config {
     pub policy: Vec<PolicyRule>,
     /// What the daemon as a whole puts up with.
     pub limits: Limits,
+    /// The program that is the keeper, with its arguments; this program with the argument `keeper` if none. For a daemon within another
+    /// program.
+    pub keeper: Option<Vec<OsString>>,
     /// A byte is written here once clients can connect.
     pub ready: Option<OwnedFd>,
 }
@@ -167,6 +171,7 @@ impl Config {
             attachments,
             policy: file.policy,
             limits: file.limits,
+            keeper: None,
             ready: None,
         })
     }

@@ -24,7 +24,9 @@ pub struct Finished {
 impl<Q: RxQueue> Worker<Q> {
     /// Ends the queue.
     pub(super) fn finish(mut self) -> Finished {
-        if let Err(error) = self.stop() {
+        if let Err(error) = self.stop()
+            && !devrx_sabotage::removed("leak-unstopped")
+        {
             self.refresh();
             let leaked = Finished {
                 numbers: self.numbers,

@@ -176,6 +176,9 @@ impl Handle {
     /// Frees a worker that hangs in waking its client: an eventfd that the client filled to the brim and made blocking. Control never
     /// waits for it. A count that no waking adds up to gives that client away.
     fn free(&self) {
+        if devrx_sabotage::removed("jammed-wake") {
+            return;
+        }
         if crate::sys::drain_eventfd(self.wake.as_fd()) > u64::from(u32::MAX) {
             self.shared
                 .fail("the client filled the event that wakes it, to hold the daemon up");

@@ -71,17 +71,21 @@ fn side() -> (ClientSide, Arc<Shm>, Event, Event) {
 
 impl Rig {
     fn new(setup: Setup) -> Self {
+        let spec = RegionSpec {
+            size: u64::from(setup.chunks) * 4096,
+            chunk_size: 4096,
+        };
+        Self::over(memfd::create("test", spec).unwrap(), setup)
+    }
+
+    fn over(region: Region, setup: Setup) -> Self {
         let Setup {
             chunks,
             ring,
             completions,
             manners,
         } = setup;
-        let spec = RegionSpec {
-            size: u64::from(chunks) * 4096,
-            chunk_size: 4096,
-        };
-        let region = Arc::new(memfd::create("test", spec).unwrap());
+        let region = Arc::new(region);
         let provider: Arc<dyn MemoryProvider> = RegionProvider::whole(region.clone());
         provider.init(&needs()).unwrap();
         let params = LayoutParams {
@@ -466,6 +470,66 @@ fn a_queue_that_does_not_stop_keeps_its_memory() {
         "neither closed nor freed"
     );
     assert!(finished.numbers.hold > finished.numbers.release);
+}
+
+/// A region of huge pages, one of which its client takes out, when no other is left: the next access of the CPU raises SIGBUS.
+#[test]
+fn a_client_that_takes_its_memory_away_ends_alone() {
+    use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
+    use nix::sys::memfd::{MFdFlags, memfd_create};
+    const PAGES: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
+    const SIZE: i64 = 2 << 20;
+    let before = std::fs::read_to_string(PAGES).unwrap_or_default();
+    let count: u32 = before.trim().parse().unwrap_or(0);
+    if std::fs::write(PAGES, (count + 1).to_string()).is_err() {
+        eprintln!("skipped: huge pages cannot be reserved here (root is needed)");
+        return;
+    }
+    devrx_provider::guard::install().unwrap();
+    let adopted = (|| {
+        let flags = MFdFlags::MFD_ALLOW_SEALING | MFdFlags::MFD_HUGETLB | MFdFlags::MFD_HUGE_2MB;
+        let fd = memfd_create("test", flags).ok()?;
+        nix::unistd::ftruncate(&fd, SIZE).ok()?;
+        fcntl(&fd, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SHRINK)).ok()?;
+        let spec = RegionSpec {
+            size: SIZE.cast_unsigned(),
+            chunk_size: 4096,
+        };
+        Some((memfd::adopt(fd.try_clone().ok()?, spec).ok()?, fd))
+    })();
+    let Some((region, fd)) = adopted else {
+        std::fs::write(PAGES, &before).unwrap();
+        eprintln!("skipped: no huge page could be had");
+        return;
+    };
+    let mut rig = Rig::over(
+        region,
+        Setup {
+            chunks: 512,
+            ..Setup::default()
+        },
+    );
+    rig.wire.send(0, 4, 1);
+    rig.settle();
+    assert_eq!(rig.handle.fault(), None);
+    let punch = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+    fallocate(&fd, punch, 0, SIZE).unwrap();
+    std::fs::write(PAGES, &before).unwrap();
+    // What a driver does when it looks at a header.
+    let mut bytes = [1; 64];
+    let mapping = rig.provider.region().mapping().unwrap();
+    assert!(mapping.copy_out(0, &mut bytes));
+    if !mapping.poisoned() {
+        eprintln!("skipped: another huge page was free");
+        rig.end();
+        return;
+    }
+    assert_eq!(bytes, [0; 64]);
+    rig.wire.send(0, 4, 1);
+    rig.settle();
+    wait_for("control is told", || rig.handle.fault().is_some());
+    assert!(rig.handle.fault().is_some_and(|why| why.contains("pages")));
+    rig.end();
 }
 
 proptest! {
