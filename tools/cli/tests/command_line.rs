@@ -1,4 +1,5 @@
 //! The forms of the command line, its errors, and its JSON, against the real program.
+#![expect(clippy::unwrap_used, reason = "in a test that is how a failure shows")]
 
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;

@@ -88,7 +88,7 @@ pub fn run(args: &SendArgs, json: bool) -> Result<()> {
             send_frames(
                 &socket,
                 |at| Cow::Borrowed(frames[(at % frames.len() as u64) as usize].as_slice()),
-                count,
+                Limit { count, time: None },
                 args.rate,
                 show,
             )?
@@ -139,22 +139,40 @@ pub fn packet_socket(interface: &str) -> Result<PacketSocket> {
     })
 }
 
-/// Sends `count` frames, the first being `frame(0)`. Ends early, without error, when the user asks it to stop.
+/// How much to send.
+#[derive(Clone, Copy, Debug)]
+pub struct Limit {
+    /// So many frames at most.
+    pub count: u64,
+    /// Less when this time is over, but no less than so many.
+    pub time: Option<(Duration, u64)>,
+}
+
+impl Limit {
+    fn reached(&self, sent: u64, start: Instant) -> bool {
+        sent >= self.count
+            || self
+                .time
+                .is_some_and(|(time, least)| sent >= least && start.elapsed() >= time)
+    }
+}
+
+/// Sends frames, the first being `frame(0)`, until the limit. Ends early, without error, when the user asks it to stop.
 ///
 /// # Errors
 /// A frame the kernel does not take, with its number and the reason.
 pub fn send_frames<'a>(
     socket: &PacketSocket,
     frame: impl Fn(u64) -> Cow<'a, [u8]>,
-    count: u64,
+    limit: Limit,
     rate: Option<f64>,
     mut show: impl FnMut(&Sent),
 ) -> Result<Sent> {
     let mut pace = Pace::new(rate);
     let mut sent = Sent::default();
     let start = Instant::now();
-    while sent.sent < count && !stop::asked() {
-        let due = pace.due().min(count - sent.sent);
+    while !limit.reached(sent.sent, start) && !stop::asked() {
+        let due = pace.due().min(limit.count - sent.sent);
         let mut done = 0;
         while done < due && !stop::asked() {
             let first = sent.sent;

@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use crate::{doctor, progress, size, stop};
+use crate::{doctor, progress, size};
 
 /// What to show.
 #[derive(Args)]
@@ -53,9 +53,6 @@ pub fn run(args: &DemoArgs, json: bool) -> Result<()> {
     let played = stage.play(&source, args, line)?;
     let report = report::Report::new(&played, stage.end()?);
     report.print(json)?;
-    if stop::asked() {
-        eprintln!("interrupted; the numbers cover what was sent until then");
-    }
     if !report.ok {
         bail!(
             "the demo did not end as it must: {}",

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::stage::{Ended, Played};
 use crate::commands::stats::drops as in_words;
+use crate::stop;
 
 /// The object that `--json` ends with. Keys may be added, never renamed.
 #[derive(Debug, Serialize)]
@@ -73,6 +74,11 @@ impl Report {
         };
         report.judge(&played.stats, &ended.stats);
         report.problems.extend(ended.fault);
+        if stop::asked() {
+            report
+                .problems
+                .push("it was interrupted; the numbers cover what was sent until then".into());
+        }
         report.ok = report.problems.is_empty();
         report
     }

@@ -113,13 +113,13 @@ impl Stage {
         // A socket stays in the namespace it was made in.
         let socket = self.far.run(|| packet_socket(FAR))?;
         let lost_before = self.lost_on_cable()?;
-        let count = source.count(args.rate, args.seconds);
+        let limit = source.limit(args.rate, args.seconds);
         let (sent, done) = (AtomicU64::new(0), AtomicBool::new(false));
         let mut checker = Checker::new(source);
         let outcome = std::thread::scope(|scope| {
             let sender = scope.spawn(|| {
                 let frame = |number: u64| -> Cow<'_, [u8]> { source.frame(number) };
-                let outcome = send_frames(&socket, frame, count, Some(args.rate), |so_far| {
+                let outcome = send_frames(&socket, frame, limit, Some(args.rate), |so_far| {
                     sent.store(so_far.sent, Ordering::Relaxed)
                 });
                 if let Ok(outcome) = &outcome {

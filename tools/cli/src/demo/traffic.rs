@@ -8,6 +8,7 @@ use anyhow::{Result, bail};
 
 use super::synthetic;
 use crate::capture::Capture;
+use crate::commands::send::Limit;
 
 /// The MTU of made frames.
 const MTU: usize = 1500;
@@ -17,6 +18,8 @@ const TAGS: usize = 8;
 const LARGEST_MTU: usize = 65_535;
 /// Made with this seed; any would do, and the same one every time makes runs comparable.
 const SEED: u64 = 0x6465_7672_7821;
+/// How much longer than asked for the sender may take for the packets asked for.
+const GRACE: Duration = Duration::from_millis(500);
 /// The bytes of an Ethernet header.
 const ETHERNET: usize = 14;
 
@@ -84,13 +87,19 @@ impl Source {
         }
     }
 
-    /// How many frames to send in `time` at `rate`; a capture at least once.
-    pub fn count(&self, rate: f64, time: Duration) -> u64 {
+    /// What to send in `time` at `rate`; a capture at least once. On a machine too slow for the rate, the time ends it.
+    pub fn limit(&self, rate: f64, time: Duration) -> Limit {
         let paced = ((rate * time.as_secs_f64()) as u64).max(1);
-        match self {
-            // The number of a made frame has 32 bits.
-            Self::Synthetic => paced.min(u64::from(u32::MAX)),
-            Self::Capture { frames, .. } => paced.max(frames.len() as u64),
+        let least = match self {
+            Self::Synthetic => 1,
+            Self::Capture { frames, .. } => frames.len() as u64,
+        };
+        // The number of a made frame has 32 bits.
+        let count = paced.max(least).min(u64::from(u32::MAX));
+        // What is due at the very end may be sent a little later.
+        Limit {
+            count,
+            time: Some((time + GRACE, least)),
         }
     }
 
