@@ -1,4 +1,4 @@
-//! System calls that neither the standard library nor nix wraps: AF_PACKET sending, ethtool, and the probes of `doctor`.
+//! System calls that neither the standard library nor nix wraps: AF_PACKET sending, ethtool's offloads, and the probes of `doctor`.
 #![expect(
     unsafe_code,
     reason = "raw system calls with plain structures of the kernel's ABI"
@@ -81,13 +81,9 @@ impl PacketSocket {
     }
 }
 
-/// What ethtool's ioctls tell about an interface; each part is none where the driver does not say.
+/// What an interface does to packets before AF_XDP sees them; each part is none where the driver does not say.
 #[derive(Debug, Default)]
-pub struct Ethtool {
-    /// The driver's name.
-    pub driver: Option<String>,
-    /// Receive queues in use.
-    pub queues: Option<u32>,
+pub struct Offloads {
     /// Whether ntuple filters are on.
     pub ntuple: Option<bool>,
     /// Whether the NIC takes VLAN tags off.
@@ -99,10 +95,8 @@ pub struct Ethtool {
 }
 
 // include/uapi/linux/ethtool.h
-const ETHTOOL_GDRVINFO: u32 = 0x03;
 const ETHTOOL_GFLAGS: u32 = 0x25;
 const ETHTOOL_GGRO: u32 = 0x2b;
-const ETHTOOL_GCHANNELS: u32 = 0x3c;
 const ETH_FLAG_RXVLAN: u32 = 1 << 8;
 const ETH_FLAG_LRO: u32 = 1 << 15;
 const ETH_FLAG_NTUPLE: u32 = 1 << 27;
@@ -111,14 +105,13 @@ const ETH_FLAG_NTUPLE: u32 = 1 << 27;
 ///
 /// # Errors
 /// Only what keeps a socket from being made; what a driver does not answer is none.
-pub fn ethtool(interface: &str) -> io::Result<Ethtool> {
+pub fn offloads(interface: &str) -> io::Result<Offloads> {
     // SAFETY: socket() takes no pointers.
     let socket =
         owned(unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) })?;
-    // struct ethtool_drvinfo is 196 bytes, `driver` at 4 with 32 bytes; the other answers are u32 words.
-    let ask = |command: u32| -> Option<[u32; 49]> {
-        let mut buffer = [0_u32; 49];
-        buffer[0] = command;
+    let ask = |command: u32| -> Option<u32> {
+        // struct ethtool_value: {cmd, data}
+        let mut value = [command, 0];
         // SAFETY: an all-zero ifreq is a valid value.
         let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
         for (to, from) in request
@@ -129,29 +122,20 @@ pub fn ethtool(interface: &str) -> io::Result<Ethtool> {
         {
             *to = from as libc::c_char;
         }
-        request.ifr_ifru.ifru_data = buffer.as_mut_ptr().cast();
-        // SAFETY: the request names an interface with a terminating zero and points to a buffer of 196 bytes, the longest answer
-        // any of the commands used here gives; both outlive the call.
+        request.ifr_ifru.ifru_data = value.as_mut_ptr().cast();
+        // SAFETY: the request names an interface with a terminating zero and points to an ethtool_value, which is what the commands
+        // used here read and write; both outlive the call.
         let result =
             unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL as _, &raw mut request) };
-        (result >= 0).then_some(buffer)
+        (result >= 0).then_some(value[1])
     };
-    let flags = ask(ETHTOOL_GFLAGS).map(|answer| answer[1]);
-    Ok(Ethtool {
-        driver: ask(ETHTOOL_GDRVINFO).map(|answer| {
-            let bytes: Vec<u8> = answer[1..9]
-                .iter()
-                .flat_map(|word| word.to_ne_bytes())
-                .take_while(|&byte| byte != 0)
-                .collect();
-            String::from_utf8_lossy(&bytes).into_owned()
-        }),
-        // {cmd, max_rx, max_tx, max_other, max_combined, rx, tx, other, combined}
-        queues: ask(ETHTOOL_GCHANNELS).map(|answer| answer[5] + answer[8]),
-        ntuple: flags.map(|flags| flags & ETH_FLAG_NTUPLE != 0),
-        rx_vlan: flags.map(|flags| flags & ETH_FLAG_RXVLAN != 0),
-        lro: flags.map(|flags| flags & ETH_FLAG_LRO != 0),
-        gro: ask(ETHTOOL_GGRO).map(|answer| answer[1] != 0),
+    let flags = ask(ETHTOOL_GFLAGS);
+    let on = |flag: u32| flags.map(|flags| flags & flag != 0);
+    Ok(Offloads {
+        ntuple: on(ETH_FLAG_NTUPLE),
+        rx_vlan: on(ETH_FLAG_RXVLAN),
+        lro: on(ETH_FLAG_LRO),
+        gro: ask(ETHTOOL_GGRO).map(|on| on != 0),
     })
 }
 
@@ -314,9 +298,9 @@ mod tests {
 
     #[test]
     fn the_loopback_interface_answers_or_stays_silent() {
-        let lo = ethtool("lo").unwrap();
+        let lo = offloads("lo").unwrap();
         assert!(lo.gro.is_some());
-        assert!(ethtool("no-such-if").unwrap().gro.is_none());
+        assert!(offloads("no-such-if").unwrap().gro.is_none());
         assert!(PacketSocket::open("no-such-if").is_err());
     }
 }

@@ -15,6 +15,9 @@ const NEEDS: &[packages::Need] = &[
     ("ethtool", "ethtool"),
     ("ping", "iputils-ping"),
     ("tcpdump", "tcpdump"),
+    ("tcpreplay", "tcpreplay"),
+    ("setpriv", "util-linux"),
+    ("scapy", "python3-scapy"),
 ];
 
 /// Runs the lane.

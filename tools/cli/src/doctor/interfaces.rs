@@ -7,41 +7,6 @@ use serde::Serialize;
 
 use crate::sys;
 
-/// Linux drivers that receive through AF_XDP without a copy (those that set NETDEV_XDP_ACT_XSK_ZEROCOPY, Linux 7.3).
-const ZERO_COPY: &[&str] = &[
-    "tsnep",
-    "fsl_dpaa2_eth",
-    "fec",
-    "gve",
-    "i40e",
-    "ice",
-    "idpf",
-    "igb",
-    "igc",
-    "ixgbe",
-    "rvu_nicpf",
-    "mlx5_core",
-    "nfp",
-    "stmmac",
-    "st_gmac",
-    "icssg-prueth",
-    "virtio_net",
-    "netkit",
-];
-/// Linux drivers known to copy.
-const COPY: &[&str] = &[
-    "veth",
-    "tun",
-    "bridge",
-    "dummy",
-    "e1000",
-    "e1000e",
-    "r8169",
-    "ena",
-    "vmxnet3",
-    "hv_netvsc",
-];
-
 /// One network interface.
 #[derive(Debug, Default, Serialize)]
 pub struct Interface {
@@ -57,9 +22,13 @@ pub struct Interface {
     pub up: bool,
     /// The largest packet it takes, bytes.
     pub mtu: u32,
-    /// Whether its driver receives without a copy; none: not known.
+    /// Whether its driver runs XDP programs itself; none: the kernel does not tell.
+    pub native_xdp: Option<bool>,
+    /// Whether its driver receives without a copy; none: the kernel does not tell.
     pub zero_copy: Option<bool>,
-    /// Whether ntuple rules, which bring a flow to a queue, are on; none: the driver does not say.
+    /// Whether the NIC has rules that bring a flow to a queue.
+    pub receive_rules: bool,
+    /// Whether such rules (ntuple) are switched on; none: the driver does not say.
     pub ntuple: Option<bool>,
     /// Whether the NIC takes VLAN tags off before AF_XDP sees them.
     pub rx_vlan_offload: Option<bool>,
@@ -74,69 +43,35 @@ pub struct Interface {
 /// # Errors
 /// Where the kernel does not list them.
 pub fn list() -> Result<Vec<Interface>> {
-    let names = nix::net::if_::if_nameindex().context("cannot list the network interfaces")?;
-    let mut found = Vec::new();
-    for entry in &names {
-        let name = entry.name().to_string_lossy();
-        if name != "lo" {
-            found.push(look(&name));
-        }
-    }
-    Ok(found)
+    let found = devrx_driver::afxdp::discover().context("cannot list the network interfaces")?;
+    Ok(found
+        .into_iter()
+        .filter(|interface| interface.name != "lo")
+        .map(look)
+        .collect())
 }
 
-fn look(name: &str) -> Interface {
-    let answers = sys::ethtool(name).unwrap_or_default();
-    let attribute =
-        |file: &str| std::fs::read_to_string(format!("/sys/class/net/{name}/{file}")).ok();
-    let pci = std::fs::read_link(format!("/sys/class/net/{name}/device"))
-        .ok()
-        .and_then(|path| {
-            let base = path.file_name()?.to_string_lossy().into_owned();
-            // 0000:03:00.0
-            (base.len() == 12 && base.as_bytes()[4] == b':').then_some(base)
-        });
-    let queues = answers
-        .queues
-        .filter(|&queues| queues > 0)
-        .unwrap_or_else(|| {
-            let entries = std::fs::read_dir(format!("/sys/class/net/{name}/queues"))
-                .into_iter()
-                .flatten()
-                .flatten();
-            let count = entries
-                .filter(|entry| entry.file_name().to_string_lossy().starts_with("rx-"))
-                .count();
-            u32::try_from(count).unwrap_or(1).max(1)
-        });
-    let driver = answers.driver.unwrap_or_default();
+fn look(found: devrx_driver::afxdp::Interface) -> Interface {
+    let offloads = sys::offloads(&found.name).unwrap_or_default();
     let mut interface = Interface {
-        nic: name.to_owned(),
-        pci,
-        queues,
-        up: attribute("flags")
-            .and_then(|text| u32::from_str_radix(text.trim().trim_start_matches("0x"), 16).ok())
-            .is_some_and(|flags| flags & 1 != 0),
-        mtu: attribute("mtu")
-            .and_then(|text| text.trim().parse().ok())
-            .unwrap_or(0),
-        zero_copy: if ZERO_COPY.contains(&driver.as_str()) {
-            Some(true)
-        } else if COPY.contains(&driver.as_str()) {
-            Some(false)
-        } else {
-            None
-        },
-        driver,
-        ntuple: answers.ntuple,
-        rx_vlan_offload: answers.rx_vlan,
-        joins_packets: answers
+        nic: found.name,
+        driver: found.driver,
+        pci: found.pci,
+        queues: found.queues,
+        up: found.up,
+        mtu: found.mtu,
+        native_xdp: found.native_xdp,
+        zero_copy: found.zero_copy,
+        receive_rules: found.receive_rules,
+        ntuple: offloads.ntuple,
+        rx_vlan_offload: offloads.rx_vlan,
+        joins_packets: offloads
             .lro
-            .or(answers.gro)
-            .map(|_| answers.lro == Some(true) || answers.gro == Some(true)),
+            .or(offloads.gro)
+            .map(|_| offloads.lro == Some(true) || offloads.gro == Some(true)),
         notes: Vec::new(),
     };
-    interface.notes = notes(&interface, answers.lro == Some(true));
+    interface.notes = notes(&interface, offloads.lro == Some(true));
     interface
 }
 
@@ -157,9 +92,12 @@ fn notes(interface: &Interface, lro: bool) -> Vec<String> {
     }
     match interface.zero_copy {
         Some(true) => {}
-        Some(false) => notes.push("its driver copies: payload_bytes_copied counts how much".into()),
+        Some(false) => notes.push("its driver copies; payload_bytes_copied counts how much".into()),
         None => notes
             .push("whether its driver copies is not known; attach reports the mode it got".into()),
+    }
+    if interface.native_xdp == Some(false) {
+        notes.push("its driver runs no XDP programs itself, so the kernel's generic hook does, more slowly".into());
     }
     notes
 }
