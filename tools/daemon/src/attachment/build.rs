@@ -129,6 +129,18 @@ impl Builder<'_> {
                 "queues {first}-{last}: one attachment takes {MAX_QUEUES}"
             )));
         }
+        for nth in 0..=last - first {
+            let Some(cpu) = wanted.cpu.map(|cpu| cpu.checked_add(nth)) else {
+                break;
+            };
+            if !cpu.is_some_and(crate::worker::can_pin) {
+                return Err(Refused::invalid(format!(
+                    "the thread of queue {} cannot be pinned to processor {}: this process has no such one; `nproc` says how many there are",
+                    first + nth,
+                    cpu.map_or("after the last".into(), |cpu| cpu.to_string())
+                )));
+            }
+        }
         Ok(())
     }
 
@@ -213,7 +225,7 @@ impl Builder<'_> {
         let parts = Parts {
             manners: Manners {
                 name: format!("rx{number}-{}", attachment.name),
-                cpu: wanted.cpu.map(|cpu| cpu + nth),
+                cpu: wanted.cpu.and_then(|cpu| cpu.checked_add(nth)),
                 poll_mode: wanted.poll_mode,
                 wake_batch: wanted.wake_batch,
                 wake_timeout: wanted.wake_timeout,

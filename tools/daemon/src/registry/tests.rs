@@ -153,6 +153,13 @@ fn a_step_that_fails_leaves_nothing_behind() {
         1
     );
     wire.lock().refuse_open = None;
+    for cpu in [1 << 20, u32::MAX] {
+        let absurd = AttachRequest {
+            cpu: Some(cpu),
+            ..wanted.clone()
+        };
+        refused(&mut registry, &absurd, FailureCode::Invalid, "processor");
+    }
     // Fails after everything was checked but before anything was touched.
     for (wrong, code, says) in [
         (

@@ -36,6 +36,7 @@ use devrx_provider::Region;
 use crate::config::PollMode;
 pub use finish::Finished;
 pub use handle::{Handle, Shared, commands};
+pub use run::can_pin;
 use snapshot::{Snapshot, Words};
 
 /// The client's half of an attachment, which changes with the consumer.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use devrx_driver::{RxBatch, RxQueue};
 use devrx_proto::ring::DaemonQueue;
 use devrx_proto::wake::{Wake, WakePolicy};
-use nix::sched::{CpuSet, sched_setaffinity};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
 use super::snapshot::Words;
@@ -211,12 +211,29 @@ impl<Q: RxQueue> Worker<Q> {
 
 fn pin(manners: &Manners) {
     let Some(cpu) = manners.cpu else { return };
-    let mut set = CpuSet::new();
-    let pinned = usize::try_from(cpu)
-        .map_err(|_| nix::errno::Errno::EINVAL)
-        .and_then(|cpu| set.set(cpu))
-        .and_then(|()| sched_setaffinity(Pid::from_raw(0), &set));
-    if let Err(error) = pinned {
+    if let Err(error) = set_of(cpu).and_then(|set| sched_setaffinity(Pid::from_raw(0), &set)) {
         tracing::warn!(worker = manners.name, cpu, %error, "the thread runs on any processor: it could not be pinned to the one asked for");
     }
+}
+
+fn set_of(cpu: u32) -> nix::Result<CpuSet> {
+    let mut set = CpuSet::new();
+    set.set(usize::try_from(cpu).map_err(|_| nix::errno::Errno::EINVAL)?)?;
+    Ok(set)
+}
+
+/// Whether a thread of this process can be pinned to a processor: tried on the calling thread, which is put back at once.
+#[must_use]
+pub fn can_pin(cpu: u32) -> bool {
+    let this = Pid::from_raw(0);
+    let Ok(before) = sched_getaffinity(this) else {
+        return false;
+    };
+    let can = set_of(cpu)
+        .and_then(|set| sched_setaffinity(this, &set))
+        .is_ok();
+    if let Err(error) = sched_setaffinity(this, &before) {
+        tracing::warn!(%error, "the control thread stays on processor {cpu}");
+    }
+    can
 }

@@ -513,7 +513,12 @@ fn a_client_that_takes_its_memory_away_ends_alone() {
     rig.settle();
     assert_eq!(rig.handle.fault(), None);
     // The page is there, as it is once a NIC has written to it.
-    let touched = rig.provider.region().mapping().unwrap().copy_in(0, &[7; 64]);
+    let touched = rig
+        .provider
+        .region()
+        .mapping()
+        .unwrap()
+        .copy_in(0, &[7; 64]);
     assert!(touched);
     let punch = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
     fallocate(&fd, punch, 0, SIZE).unwrap();
