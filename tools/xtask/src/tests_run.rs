@@ -12,6 +12,8 @@ pub struct Counter {
     ignored: u64,
     skips: Vec<String>,
     failures: Vec<String>,
+    /// The test that was named last.
+    running: String,
 }
 
 impl Counter {
@@ -35,11 +37,17 @@ impl Counter {
             }
         } else if let Some(at) = line.find("skipped: ") {
             self.skips.push(line[at + "skipped: ".len()..].to_owned());
-        } else if let Some(name) = line
+        } else if let Some((name, verdict)) = line
             .strip_prefix("test ")
-            .and_then(|rest| rest.strip_suffix(" ... FAILED"))
+            .and_then(|rest| rest.split_once(" ... "))
         {
-            self.failures.push(name.to_owned());
+            // What a test prints may stand between its name and the verdict.
+            self.running = name.to_owned();
+            if verdict == "FAILED" {
+                self.failures.push(name.to_owned());
+            }
+        } else if line == "FAILED" {
+            self.failures.push(std::mem::take(&mut self.running));
         }
     }
 
@@ -81,11 +89,14 @@ mod tests {
             "test a ... ok",
             "test b ... FAILED",
             "test c ... skipped: not root",
+            "test d ... about to fail",
+            "FAILED",
             "test result: FAILED. 2 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s",
         ] {
             counter.see(line);
         }
         assert_eq!((counter.passed, counter.failed, counter.ignored), (2, 1, 1));
+        assert_eq!(counter.failures, ["b", "d"]);
         let mut tally = Tally::default();
         counter.add_to(&mut tally, "x", false);
         assert_eq!((tally.passed, tally.failed, tally.skipped), (1, 1, 2));
