@@ -106,7 +106,7 @@ impl Handle {
             let finished = worker.run(move || {
                 let _ = ready.try_send(());
             });
-            std::mem::forget(panicked);
+            drop(panicked);
             finished
         })?;
         // A worker that died says so by its fault; one that is slow will post later.
@@ -218,12 +218,14 @@ impl Handle {
     }
 }
 
-/// Dropped only by a panic.
+/// Says so when its thread panics.
 struct Panicked(Arc<Shared>);
 
 impl Drop for Panicked {
     fn drop(&mut self) {
-        self.0
-            .fail("its thread panicked; this is a fault in the daemon");
+        if std::thread::panicking() {
+            self.0
+                .fail("its thread panicked; this is a fault in the daemon");
+        }
     }
 }
