@@ -2,17 +2,17 @@
 //!
 //! | module | what it does |
 //! |---|---|
-//! | [`config`] | what it shall do: file and command line |
-//! | [`policy`] | who may do what |
-//! | [`run`] | from configuration to service, and back in order |
-//! | [`control`] | the control thread: sessions, workers' news, the keeper |
-//! | [`session`] | one connection of a client |
-//! | [`registry`] | NICs and attachments: what clients ask for is done here |
-//! | [`attachment`] | making and ending an attachment, and its consumer |
-//! | [`worker`] | one thread a queue: packets to the client, chunks back to the NIC |
-//! | [`nic`] | the NICs |
-//! | [`keeper`] | a second process that holds memory until the daemon is gone |
-//! | [`stats`], [`openmetrics`], [`counters`] | the numbers |
+//! | `config` | what it shall do: file and command line |
+//! | `policy` | who may do what |
+//! | `run` | from configuration to service, and back in order |
+//! | `control` | the control thread: sessions, workers' news, the keeper |
+//! | `session` | one connection of a client |
+//! | `registry` | NICs and attachments: what clients ask for is done here |
+//! | `attachment` | making and ending an attachment, and its consumer |
+//! | `worker` | one thread a queue: packets to the client, chunks back to the NIC |
+//! | `nic` | the NICs |
+//! | `keeper` | a second process that holds memory until the daemon is gone |
+//! | `stats`, `openmetrics`, `counters` | the numbers |
 //!
 //! A client that dies, stops or misbehaves costs only its own attachment: control never waits for one, and a worker serves one queue
 //! only.

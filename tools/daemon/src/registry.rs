@@ -1,17 +1,17 @@
 //! Everything the daemon has: NICs, attachments, what is left of those that ended. What clients ask for is done here; how they ask is
 //! the business of [`crate::session`].
 
+mod lists;
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use devrx_driver::flow::FlowRule;
 use devrx_proto::endpoints::Endpoints;
 use devrx_proto::event::Event;
-use devrx_proto::message::{
-    self, AttachReply, AttachRequest, FlowAddReply, FlowInfo, Lifetime, NicAttachment, NicInfo,
-    Opened,
-};
+use devrx_proto::message::{self, AttachReply, AttachRequest, Lifetime, Opened};
 
 use crate::attachment::{Attachment, Builder, Ended, Made, Owner, SessionId, Source, Wanted};
 use crate::config::{Config, Limits, PlannedAttachment};
@@ -370,95 +370,6 @@ impl Registry {
         }
     }
 
-    /// Adds a rule.
-    ///
-    /// # Errors
-    ///
-    /// Why not.
-    pub fn flow_add(
-        &mut self,
-        peer: &Peer,
-        name: &str,
-        rule: &str,
-    ) -> Result<FlowAddReply, Refused> {
-        let rule: FlowRule = rule
-            .parse()
-            .map_err(|e| Refused::invalid(format!("flow rule {rule:.200?}: {e}")))?;
-        self.usable(peer, name)?;
-        let Some(attachment) = self.attachments.get_mut(name) else {
-            return Err(Refused::not_found("gone"));
-        };
-        let text = rule.to_string();
-        let (id, warnings) = attachment.add_flow(&mut self.nics[attachment.nic], rule)?;
-        self.tell_rules();
-        Ok(FlowAddReply {
-            flow: FlowInfo {
-                name: name.to_owned(),
-                id,
-                rule: text,
-            },
-            warnings,
-        })
-    }
-
-    /// Removes a rule.
-    ///
-    /// # Errors
-    ///
-    /// Why not.
-    pub fn flow_del(&mut self, peer: &Peer, name: &str, id: u16) -> Result<(), Refused> {
-        self.usable(peer, name)?;
-        let Some(attachment) = self.attachments.get_mut(name) else {
-            return Err(Refused::not_found("gone"));
-        };
-        attachment.remove_flow(&mut self.nics[attachment.nic], id)?;
-        self.tell_rules();
-        Ok(())
-    }
-
-    /// The rules of one attachment or of all.
-    ///
-    /// # Errors
-    ///
-    /// When there is no such attachment.
-    pub fn flow_list(&self, name: Option<&str>) -> Result<Vec<FlowInfo>, Refused> {
-        if let Some(name) = name
-            && !self.attachments.contains_key(name)
-        {
-            return Err(Refused::not_found(format!(
-                "there is no attachment {name:.80?} (`devrx stats` lists them)"
-            )));
-        }
-        let asked = self
-            .attachments
-            .values()
-            .filter(|attachment| name.is_none_or(|name| attachment.name == name));
-        Ok(asked.flat_map(Attachment::flow_infos).collect())
-    }
-
-    /// The NICs, and who has their queues.
-    #[must_use]
-    pub fn nic_infos(&self) -> Vec<NicInfo> {
-        let on = |place: usize| {
-            self.attachments
-                .values()
-                .filter(move |attachment| attachment.nic == place)
-                .map(|attachment| NicAttachment {
-                    name: attachment.name.clone(),
-                    queue_first: *attachment.queues.start(),
-                    queue_last: *attachment.queues.end(),
-                })
-        };
-        let info = |(place, slot): (usize, &NicSlot)| NicInfo {
-            nic: slot.nic.name().to_owned(),
-            driver: slot.nic.driver().to_owned(),
-            queues: slot.nic.queues(),
-            attachments: on(place).collect(),
-            notes: slot.nic.warnings(),
-        };
-        self.nics.iter().enumerate().map(info).collect()
-    }
-
     /// What sessions must be told; each only once.
     pub fn take_news(&mut self) -> Vec<(SessionId, message::Event)> {
         std::mem::take(&mut self.news)
@@ -491,6 +402,3 @@ impl Registry {
         self.keeper.farewell();
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -3,11 +3,11 @@
 //!
 //! | module | what it does |
 //! |---|---|
-//! | [`wanted`] | what is asked for, from a request or the configuration |
-//! | [`memory`] | the region, and the two memfds |
-//! | [`build`] | making one, step by step; what was made is ended when a step fails |
-//! | [`end`] | ending one, in the order that keeps memory safe |
-//! | [`consumer`] | the client that reads it, and the change of that client |
+//! | `wanted` | what is asked for, from a request or the configuration |
+//! | `memory` | the region, and the two memfds |
+//! | `build` | making one, step by step; what was made is ended when a step fails |
+//! | `end` | ending one, in the order that keeps memory safe |
+//! | `consumer` | the client that reads it, and the change of that client |
 
 mod build;
 mod consumer;

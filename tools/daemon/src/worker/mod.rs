@@ -6,12 +6,12 @@
 //!
 //! | module | what it does |
 //! |---|---|
-//! | [`run`] | the loop |
-//! | [`deliver`] | a batch of packets becomes completions |
-//! | [`returns`] | what the client gives back |
-//! | [`sleep`] | when there is nothing to do |
-//! | [`finish`] | the end of a queue, in the order that keeps memory safe |
-//! | [`snapshot`] | the numbers |
+//! | `run` | the loop |
+//! | `deliver` | a batch of packets becomes completions |
+//! | `returns` | what the client gives back |
+//! | `sleep` | when there is nothing to do |
+//! | `finish` | the end of a queue, in the order that keeps memory safe |
+//! | `snapshot` | the numbers |
 
 mod deliver;
 mod finish;
