@@ -14,7 +14,7 @@ use devrx_hw_tests::link::{Link, LinkSpec, NEAR_IF};
 use devrx_hw_tests::neighbour::Neighbour;
 use devrx_hw_tests::sender::{Sender, Traffic};
 use devrx_hw_tests::session::{Delivered, Session, connect};
-use devrx_proto::message::{AttachRequest, Hello, NameRequest, Request, StatsRequest};
+use devrx_proto::message::{AttachRequest, Hello, NameRequest, Reply, Request, StatsRequest};
 use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
@@ -104,6 +104,44 @@ fn garbage_on_the_control_socket_is_refused() {
             stream.send(&stats, &vec![null.as_fd(); count]).ok();
         }
         raw_fds(&socket, &stats, 253)?;
+        // Each of these alone is refused in words, or by the end of the connection; a good request in the same place is answered.
+        let answer = |message: &[u8], fds: usize| -> Result<bool> {
+            let stream = connect(&socket)?;
+            stream.send(&hello, &[])?;
+            stream.recv()?.context("hello is not answered")?;
+            stream.send(message, &vec![null.as_fd(); fds])?;
+            let Ok(Some(received)) = stream.recv() else {
+                return Ok(false);
+            };
+            let (_, reply) = Reply::decode(&received.bytes, received.fds.len())?;
+            Ok(!matches!(reply, Reply::Failure(_)))
+        };
+        ensure!(answer(&stats, 0)?, "a good request is refused");
+        ensure!(
+            !answer(&stats, 1)?,
+            "a request with a descriptor too many is taken"
+        );
+        let announcing = |fds: u16| [&stats[..12], &fds.to_le_bytes(), &stats[14..]].concat();
+        ensure!(
+            !answer(&announcing(1), 1)?,
+            "a request that takes no descriptor is taken with one"
+        );
+        ensure!(
+            !answer(&announcing(1), 0)?,
+            "a descriptor is announced, and missing"
+        );
+        ensure!(
+            !answer(&[&stats[..], b"   "].concat(), 0)?,
+            "a request with bytes behind it is taken"
+        );
+        ensure!(
+            !answer(&stats[..stats.len() - 1], 0)?,
+            "a cut-off request is taken"
+        );
+        ensure!(
+            !answer(&[b"dvrx", &stats[4..]].concat(), 0)?,
+            "another protocol is taken"
+        );
         // Before hello, and nothing at all.
         connect(&socket)?.send(&stats, &[])?;
         let idle: Vec<_> = (0..100).map_while(|_| connect(&socket).ok()).collect();
