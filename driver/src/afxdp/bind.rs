@@ -18,6 +18,12 @@ const COMPLETIONS: u32 = 64;
 pub(super) const HEADROOM: u32 = 256;
 /// What zero-copy multi-buffer keeps at a chunk's end, bytes.
 const TAILROOM: u32 = 320;
+/// How a queue is asked whether it is free: by options that every kernel and every driver takes. (Before Linux 6.6 there is no
+/// multi-buffer, and asking for it is EINVAL: a queue would never be proven free. In copy mode no MTU is too large.)
+const PROBE: BindFlags = BindFlags {
+    zero_copy: false,
+    multi_buffer: false,
+};
 
 /// The umem: where a provider's share lies.
 #[derive(Clone, Copy, Debug)]
@@ -268,15 +274,7 @@ pub(super) fn wait_until_free(ifindex: u32, queue: u32) -> io::Result<()> {
     for ring in [RingKind::Fill, RingKind::Completion, RingKind::Rx] {
         socket.set_ring(ring, 2)?;
     }
-    match bind_patiently(
-        &socket,
-        ifindex,
-        queue,
-        BindFlags {
-            zero_copy: false,
-            multi_buffer: true,
-        },
-    ) {
+    match bind_patiently(&socket, ifindex, queue, PROBE) {
         // An interface that is gone has no queue.
         Err(error) if error.raw_os_error() != Some(libc::ENODEV) => Err(error),
         _ => Ok(()),
@@ -296,16 +294,7 @@ mod tests {
         for ring in [RingKind::Fill, RingKind::Completion, RingKind::Rx] {
             socket.set_ring(ring, 2).unwrap();
         }
-        socket
-            .bind(
-                ifindex,
-                0,
-                BindFlags {
-                    zero_copy: false,
-                    multi_buffer: true,
-                },
-            )
-            .unwrap();
+        socket.bind(ifindex, 0, PROBE).unwrap();
         (socket, memory)
     }
 
@@ -332,6 +321,15 @@ mod tests {
             );
         });
         thread.join().unwrap();
+    }
+
+    /// net/xdp/xsk.c of Linux 6.1 (Debian 12) refuses every option but these.
+    #[test]
+    fn the_proof_asks_for_nothing_that_older_kernels_do_not_know() {
+        let known =
+            libc::XDP_SHARED_UMEM | libc::XDP_COPY | libc::XDP_ZEROCOPY | libc::XDP_USE_NEED_WAKEUP;
+        assert_eq!(PROBE.bits() & !known, 0);
+        assert_eq!(PROBE.bits() & libc::XDP_COPY, libc::XDP_COPY);
     }
 
     #[test]

@@ -28,6 +28,23 @@ pub(super) struct BindFlags {
     pub multi_buffer: bool,
 }
 
+impl BindFlags {
+    /// As `sxdp_flags` has them.
+    pub(super) const fn bits(self) -> u16 {
+        let mode = if self.zero_copy {
+            libc::XDP_ZEROCOPY
+        } else {
+            libc::XDP_COPY
+        };
+        let frames = if self.multi_buffer {
+            libc::XDP_USE_SG
+        } else {
+            0
+        };
+        libc::XDP_USE_NEED_WAKEUP | mode | frames
+    }
+}
+
 /// `struct xdp_statistics`, what concerns reception. Packets.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(super) struct Statistics {
@@ -180,18 +197,9 @@ impl Socket {
     /// Binds to a queue. Errors: `EBUSY` the queue has a socket, or had one until just now (teardown is deferred); `EOPNOTSUPP` the
     /// driver has no zero-copy, or no multi-buffer with it; `EINVAL` no such queue; `ENODEV`; `ENETDOWN`.
     pub(super) fn bind(&self, ifindex: u32, queue: u32, flags: BindFlags) -> io::Result<()> {
-        let mut bits = libc::XDP_USE_NEED_WAKEUP
-            | if flags.zero_copy {
-                libc::XDP_ZEROCOPY
-            } else {
-                libc::XDP_COPY
-            };
-        if flags.multi_buffer {
-            bits |= libc::XDP_USE_SG;
-        }
         let address = libc::sockaddr_xdp {
             sxdp_family: libc::AF_XDP.cast_unsigned() as u16,
-            sxdp_flags: bits,
+            sxdp_flags: flags.bits(),
             sxdp_ifindex: ifindex,
             sxdp_queue_id: queue,
             sxdp_shared_umem_fd: 0,
