@@ -179,39 +179,68 @@ pub(super) fn steer(
         Ok(specs) => specs,
         Err(why) => return (Vec::new(), note(why)),
     };
+    let (set, refused) = set_all(specs, |spec| insert(ethtool, name, spec));
+    let notes = refused.map_or_else(Vec::new, note);
+    (set, notes)
+}
+
+/// Sets each of the receive rules, whether or not another was refused: many a NIC has rules for IPv4 alone, and those are worth having. Returns
+/// where they are, and what was refused.
+fn set_all(
+    specs: Vec<FlowSpec>,
+    mut insert: impl FnMut(FlowSpec) -> std::io::Result<u32>,
+) -> (Vec<u32>, Option<String>) {
     let mut set = Vec::new();
+    let mut refused = Vec::new();
     for spec in specs {
-        match insert(ethtool, name, spec) {
+        match insert(spec) {
             Ok(location) => set.push(location),
-            Err(error) => {
-                remove(ethtool, name, &set);
-                return (
-                    Vec::new(),
-                    note(format!("the NIC refused the receive rule ({error})")),
-                );
-            }
+            Err(error) => refused.push(format!("{} ({error})", packets(spec.flow_type))),
         }
     }
-    (set, Vec::new())
+    let why = match (set.is_empty(), refused.is_empty()) {
+        (_, true) => None,
+        (true, false) => Some(format!(
+            "the NIC refused the receive rule for {}",
+            refused.join(" and ")
+        )),
+        (false, false) => Some(format!(
+            "the NIC refused the receive rule for {}, and took that for the others",
+            refused.join(" and ")
+        )),
+    };
+    (set, why)
+}
+
+/// What a flow type is called.
+fn packets(flow_type: u32) -> &'static str {
+    match flow_type & !EXT {
+        TCP_V4 => "TCP over IPv4",
+        UDP_V4 => "UDP over IPv4",
+        TCP_V6 => "TCP over IPv6",
+        UDP_V6 => "UDP over IPv6",
+        USER_V4 => "IPv4",
+        USER_V6 => "IPv6",
+        _ => "its ether type",
+    }
 }
 
 fn insert(ethtool: &Ethtool, name: &str, mut spec: FlowSpec) -> std::io::Result<u32> {
-    let (table, used) = ethtool.rules(name).or_else(|_| {
-        ethtool
-            .rule_table(name)
-            .map(|(table, _)| (table, Vec::new()))
-    })?;
-    let size = u32::try_from(table & !LOCATION_SPECIAL).unwrap_or(u32::MAX);
+    let (table, _) = ethtool.rule_table(name)?;
     spec.location = if table & LOCATION_SPECIAL != 0 {
         LOCATION_ANY
     } else {
-        // From the end: administrators count from the start, and earlier rules go first.
-        (0..size)
-            .rev()
-            .find(|location| !used.contains(location))
-            .ok_or_else(|| std::io::Error::other("its table is full"))?
+        // Never without the list: a rule at a place that is taken replaces what is there.
+        let (table, used) = ethtool.rules(name)?;
+        free_place(table, &used).ok_or_else(|| std::io::Error::other("its table is full"))?
     };
     ethtool.insert_rule(name, spec)
+}
+
+/// The last free place of a table: administrators count from the start, and earlier rules go first.
+fn free_place(table: u64, used: &[u32]) -> Option<u32> {
+    let size = u32::try_from(table & !LOCATION_SPECIAL).unwrap_or(u32::MAX);
+    (0..size).rev().find(|location| !used.contains(location))
 }
 
 /// Removes receive rules; what is gone already is well.
@@ -302,6 +331,44 @@ mod tests {
         );
         assert!(specs(&FlowRule::ANY, 0).is_err());
         assert!(specs(&"vlan=1,inner-vlan=2".parse().unwrap(), 0).is_err());
+    }
+
+    /// As ixgbe does: it has receive rules for IPv4 and none for IPv6.
+    #[test]
+    fn what_the_nic_takes_is_kept_and_what_it_refuses_is_named() {
+        let refuse = |kinds: &[u32]| {
+            let mut place = 100;
+            set_all(of("udp,dst-port=5000"), |spec| {
+                place -= 1;
+                if kinds.contains(&spec.flow_type) {
+                    return Err(std::io::Error::from_raw_os_error(libc::EINVAL));
+                }
+                Ok(place)
+            })
+        };
+        assert_eq!(refuse(&[]), (vec![99, 98], None));
+        let (set, why) = refuse(&[UDP_V6]);
+        let why = why.unwrap();
+        assert_eq!(set, [99]);
+        assert!(
+            why.contains("UDP over IPv6 (") && !why.contains("over IPv4"),
+            "{why}"
+        );
+        let (set, why) = refuse(&[UDP_V4, UDP_V6]);
+        let why = why.unwrap();
+        assert!(set.is_empty());
+        assert!(
+            why.contains("over IPv4") && why.contains("over IPv6"),
+            "{why}"
+        );
+    }
+
+    #[test]
+    fn a_rule_never_goes_where_one_is() {
+        assert_eq!(free_place(4, &[]), Some(3));
+        assert_eq!(free_place(4, &[3, 0, 2]), Some(1));
+        assert_eq!(free_place(4, &[0, 1, 2, 3]), None);
+        assert_eq!(free_place(0, &[]), None);
     }
 
     #[test]
