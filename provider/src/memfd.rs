@@ -63,6 +63,13 @@ pub fn adopt(fd: OwnedFd, spec: RegionSpec) -> Result<Region, ProviderError> {
         let why = "it is sealed against writing, so no NIC can receive into it; leave out F_SEAL_WRITE and F_SEAL_FUTURE_WRITE";
         return Err(ProviderError::BadFd(why.to_owned()));
     }
+    let flags = fcntl(fd.as_fd(), FcntlArg::F_GETFL)
+        .map_err(|errno| sys("fcntl(F_GETFL)", errno, "hand over an open memfd"))?;
+    if flags & libc::O_ACCMODE != libc::O_RDWR {
+        let why = "it is not open for reading and writing, so no NIC can receive into it; hand over the descriptor that \
+                   memfd_create(2) made, or one opened with O_RDWR";
+        return Err(ProviderError::BadFd(why.to_owned()));
+    }
     let stat = nix::sys::stat::fstat(fd.as_fd())
         .map_err(|errno| sys("fstat", errno, "hand over an open memfd"))?;
     let size = u64::try_from(stat.st_size).unwrap_or(0);
