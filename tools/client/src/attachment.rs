@@ -296,6 +296,10 @@ impl Attachment {
     }
 
     fn take(&mut self, index: usize) -> Result<usize, ClientError> {
+        if self.any_held.replace(false) {
+            // The batch before was forgotten, not dropped: its marks are none of this one's.
+            self.held.iter().for_each(|held| held.set(false));
+        }
         let queue = &mut self.queues[index];
         let completions = &mut queue.rings.completions;
         let found = completions.peek(&mut self.scratch);

@@ -440,6 +440,48 @@ fn what_cannot_be_is_refused() {
     }
 }
 
+/// A batch that is forgotten keeps its own chunks, not those of the next.
+#[test]
+fn a_forgotten_batch_leaves_the_next_alone() {
+    let (daemon, path, _folder) = daemon(1, |mut daemon| {
+        let mut back = Vec::new();
+        for chunk in [0, 1] {
+            let rings = &mut daemon.queues[0];
+            assert!(rings.completions.push(&[completion(chunk, 0, 8, 0, 0)]));
+            if let Some(sleep) = rings.completions.publish().sleeper {
+                rings.completions.woken(sleep);
+                daemon.events[0].wake.notify();
+            }
+            // The client says when it is done with each.
+            while daemon.queues[0].completions.free() < 64 {
+                thread::sleep(Duration::from_millis(1));
+            }
+        }
+        drop(daemon.session.recv());
+        let mut entries = [RefillEntry::default(); 4];
+        let found = daemon.queues[0].refills.take(&mut entries);
+        back.extend(entries[..found].iter().map(|entry| entry.chunk));
+        back
+    });
+    let (client, mut attachment) = attach(&path);
+    let batch = attachment
+        .recv(Some(Duration::from_secs(5)))
+        .expect("a batch");
+    let packet = batch.packets().next().expect("a packet");
+    let mut kept: Vec<_> = packet.hold().collect();
+    assert_eq!(kept.len(), 1);
+    std::mem::forget(batch);
+    let batch = attachment
+        .recv(Some(Duration::from_secs(5)))
+        .expect("a batch");
+    let packet = batch.packets().next().expect("a packet");
+    assert_eq!(packet.entries()[0].chunk, 1);
+    drop(batch);
+    assert_eq!(attachment.give_back(kept.drain(..)).expect("ours"), 1);
+    drop((attachment, client));
+    assert_eq!(daemon.join().expect("no panic"), [1, 0]);
+}
+
 #[test]
 fn a_daemon_that_is_gone_is_an_error() {
     let (daemon, path, _folder) = daemon(1, drop);
