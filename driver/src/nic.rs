@@ -1,6 +1,7 @@
 //! What a NIC is.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
 use devrx_provider::QueueNeeds;
 
@@ -56,8 +57,9 @@ pub trait Nic: Flows + Link + Statistics + Interrupts + Send {
 
 /// Bringing flows to queues.
 pub trait Flows {
-    /// From now on packets that `rule` takes go to `queue`, marked with `id`. A packet that several rules of the queue take is
-    /// marked with the first of them in the order they were added. Other packets are left where they were.
+    /// From now on packets that `rule` takes go to `queues`, marked with `id`; to which of several is the NIC's choice (its hash). A
+    /// packet that several rules of a queue take is marked with the first of them in the order they were added. Other packets are
+    /// left where they were.
     ///
     /// Returns notes: a sentence for everything the rule takes that will *not* arrive, with the fix. Empty when all will.
     ///
@@ -67,17 +69,17 @@ pub trait Flows {
     /// system refused. Nothing has changed then.
     fn add_flow(
         &mut self,
-        queue: u32,
+        queues: RangeInclusive<u32>,
         id: u16,
         rule: &FlowRule,
     ) -> Result<Vec<String>, DriverError>;
 
-    /// Takes rule `id` off `queue`. Packets already on their way may still arrive, marked with [`NO_FLOW`](crate::NO_FLOW) or with another rule that takes them.
+    /// Takes rule `id` off `queues`, the range it was added to. Packets already on their way may still arrive, marked with [`NO_FLOW`](crate::NO_FLOW) or with another rule that takes them.
     ///
     /// # Errors
     ///
     /// [`DriverError::Flow`] when there is no such rule, or what the system refused.
-    fn remove_flow(&mut self, queue: u32, id: u16) -> Result<(), DriverError>;
+    fn remove_flow(&mut self, queues: RangeInclusive<u32>, id: u16) -> Result<(), DriverError>;
 
     /// Packets that were steered to `queue` since the NIC was opened; closing and opening the queue does not reset it.
     fn queue_packets(&self, queue: u32) -> u64;

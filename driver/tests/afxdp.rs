@@ -22,7 +22,7 @@ fn header_and_payload_are_split_and_every_byte_arrives() {
         );
         let mut setup = Setup::new(&mut nic, Wanted::default());
         assert!(
-            nic.add_flow(0, 7, &"udp,dst-port=5000".parse().unwrap())
+            nic.add_flow(0..=0, 7, &"udp,dst-port=5000".parse().unwrap())
                 .unwrap()
                 .iter()
                 .all(|note| note.contains("fragment"))
@@ -72,7 +72,7 @@ fn jumbo_frames_spread_over_chunks() {
                     ..Wanted::default()
                 },
             );
-            nic.add_flow(0, 0, &"any".parse().unwrap()).unwrap();
+            nic.add_flow(0..=0, 0, &"any".parse().unwrap()).unwrap();
             setup.queue.refill(&mut setup.pool);
             let socket = PacketSocket::new("tx0");
             // 9014 bytes: MTU 9000 and an Ethernet header.
@@ -103,7 +103,7 @@ fn unsplittable_frames_arrive_whole() {
     in_namespace(1500, 1, || {
         let mut nic = open_nic();
         let mut setup = Setup::new(&mut nic, Wanted::default());
-        nic.add_flow(0, 0, &"any".parse().unwrap()).unwrap();
+        nic.add_flow(0..=0, 0, &"any".parse().unwrap()).unwrap();
         setup.queue.refill(&mut setup.pool);
         let socket = PacketSocket::new("tx0");
         let mut bad = udp(5000, 0, 100);
@@ -137,7 +137,7 @@ fn starved_of_chunks_every_packet_is_counted() {
                     ..Wanted::default()
                 },
             );
-            nic.add_flow(0, 0, &"udp".parse().unwrap()).unwrap();
+            nic.add_flow(0..=0, 0, &"udp".parse().unwrap()).unwrap();
             assert_eq!(setup.queue.refill(&mut setup.pool), 64);
             let socket = PacketSocket::new("tx0");
             for number in 0..500 {
@@ -169,7 +169,7 @@ fn a_full_rx_ring_is_counted() {
             };
             let mut nic = AfXdpNic::open("rx0", options).unwrap();
             let mut setup = Setup::new(&mut nic, Wanted::default());
-            nic.add_flow(0, 0, &"udp".parse().unwrap()).unwrap();
+            nic.add_flow(0..=0, 0, &"udp".parse().unwrap()).unwrap();
             setup.queue.refill(&mut setup.pool);
             let socket = PacketSocket::new("tx0");
             for number in 0..300 {
@@ -204,7 +204,7 @@ fn what_arrived_before_the_end_is_not_lost_under_load() {
                     ..Wanted::default()
                 },
             );
-            nic.add_flow(0, 0, &"udp".parse().unwrap()).unwrap();
+            nic.add_flow(0..=0, 0, &"udp".parse().unwrap()).unwrap();
             setup.queue.refill(&mut setup.pool);
             let stop = std::sync::atomic::AtomicBool::new(false);
             let mut received = 0;
@@ -246,12 +246,12 @@ fn several_rules_name_their_packets() {
                 ..Wanted::default()
             },
         );
-        nic.add_flow(0, 3, &"udp,dst-port=5003".parse().unwrap())
+        nic.add_flow(0..=0, 3, &"udp,dst-port=5003".parse().unwrap())
             .unwrap();
-        nic.add_flow(0, 1, &"udp,dst-port=5000-5010".parse().unwrap())
+        nic.add_flow(0..=0, 1, &"udp,dst-port=5000-5010".parse().unwrap())
             .unwrap();
         assert!(matches!(
-            nic.add_flow(0, 1, &"udp".parse().unwrap()),
+            nic.add_flow(0..=0, 1, &"udp".parse().unwrap()),
             Err(DriverError::Flow { .. })
         ));
         setup.queue.refill(&mut setup.pool);
@@ -271,14 +271,14 @@ fn several_rules_name_their_packets() {
             frames.iter().all(|frame| frame.header.is_empty()),
             "not asked to split"
         );
-        nic.remove_flow(0, 3).unwrap();
-        assert!(nic.remove_flow(0, 3).is_err());
+        nic.remove_flow(0..=0, 3).unwrap();
+        assert!(nic.remove_flow(0..=0, 3).is_err());
         socket.send(&udp(5003, 0, 100));
         assert_eq!(setup.receive(1)[0].first.flow, 1);
         // With packets in the ring, the last rule goes.
         socket.send(&udp(5004, 0, 100));
         std::thread::sleep(Duration::from_millis(20));
-        nic.remove_flow(0, 1).unwrap();
+        nic.remove_flow(0..=0, 1).unwrap();
         assert_eq!(setup.receive(1)[0].first.flow, NO_FLOW);
         setup.finish(&mut nic, 5);
     });
@@ -328,7 +328,7 @@ fn two_queues_have_their_own_sockets_and_packets() {
         );
         for queue in [0, 1] {
             let notes = nic
-                .add_flow(queue, 0, &"udp,dst-port=5000".parse().unwrap())
+                .add_flow(queue..=queue, 0, &"udp,dst-port=5000".parse().unwrap())
                 .unwrap();
             assert!(
                 notes
@@ -357,11 +357,46 @@ fn two_queues_have_their_own_sockets_and_packets() {
 }
 
 #[test]
+fn a_rule_goes_to_a_range_of_queues_or_to_none() {
+    in_namespace(1500, 3, || {
+        let mut nic = open_nic();
+        let first = Setup::new(&mut nic, Wanted::default());
+        let any = "any".parse().unwrap();
+        // Queue 1 is not open: queue 0 must not keep the rule either.
+        nic.add_flow(0..=1, 0, &any).expect_err("queue 1 is closed");
+        nic.remove_flow(0..=0, 0).expect_err("queue 0 has no rule");
+        let second = Setup::new(
+            &mut nic,
+            Wanted {
+                index: 1,
+                ..Wanted::default()
+            },
+        );
+        let notes = nic.add_flow(0..=1, 0, &any).unwrap();
+        assert_eq!(notes.len(), 1, "queue 2 is not of the range: {notes:?}");
+        assert!(notes[0].contains("other queues than 0-1"), "{notes:?}");
+        let third = Setup::new(
+            &mut nic,
+            Wanted {
+                index: 2,
+                ..Wanted::default()
+            },
+        );
+        let notes = nic.add_flow(0..=2, 1, &any).unwrap();
+        assert_eq!(notes, [""; 0], "every queue: all of it arrives");
+        nic.remove_flow(0..=2, 1).unwrap();
+        for setup in [first, second, third] {
+            setup.finish(&mut nic, 0);
+        }
+    });
+}
+
+#[test]
 fn a_sleeper_is_woken() {
     in_namespace(1500, 1, || {
         let mut nic = open_nic();
         let mut setup = Setup::new(&mut nic, Wanted::default());
-        nic.add_flow(0, 0, &"udp".parse().unwrap()).unwrap();
+        nic.add_flow(0..=0, 0, &"udp".parse().unwrap()).unwrap();
         setup.queue.refill(&mut setup.pool);
         let wait = |queue: &devrx_driver::afxdp::AfXdpQueue, milliseconds: u16| {
             let mut fds = [PollFd::new(queue.wait_fd(), PollFlags::POLLIN)];
@@ -427,7 +462,7 @@ fn unfit_memory_is_refused_with_the_reason() {
             "veth has no zero-copy: {error}"
         );
         assert!(matches!(
-            nic.add_flow(0, 0, &"udp".parse().unwrap()),
+            nic.add_flow(0..=0, 0, &"udp".parse().unwrap()),
             Err(DriverError::QueueClosed { .. })
         ));
         assert!(matches!(
@@ -468,7 +503,7 @@ fn busy_polling_receives_too() {
                 ..Wanted::default()
             },
         );
-        nic.add_flow(0, 0, &"udp".parse().unwrap()).unwrap();
+        nic.add_flow(0..=0, 0, &"udp".parse().unwrap()).unwrap();
         setup.queue.refill(&mut setup.pool);
         let socket = PacketSocket::new("tx0");
         for number in 0..100 {
@@ -505,7 +540,7 @@ fn the_kernel_keeps_what_no_rule_takes() {
         ip("addr add 10.9.0.1/24 dev rx0");
         let mut nic = open_nic();
         let mut setup = Setup::new(&mut nic, Wanted::default());
-        nic.add_flow(0, 0, &"udp,dst-port=5000".parse().unwrap())
+        nic.add_flow(0..=0, 0, &"udp,dst-port=5000".parse().unwrap())
             .unwrap();
         setup.queue.refill(&mut setup.pool);
         let ping = run("ping", "-c 20 -i 0.01 -W 2 10.9.0.2");
@@ -524,7 +559,8 @@ fn a_tag_in_the_frame_stays_there() {
     in_namespace(1500, 1, || {
         let mut nic = open_nic();
         let mut setup = Setup::new(&mut nic, Wanted::default());
-        nic.add_flow(0, 9, &"vlan=5,udp".parse().unwrap()).unwrap();
+        nic.add_flow(0..=0, 9, &"vlan=5,udp".parse().unwrap())
+            .unwrap();
         setup.queue.refill(&mut setup.pool);
         let sent = udp(5000, 1, 100);
         let tagged = [&sent[..12], &[0x81, 0, 0, 5], &sent[12..]].concat();
@@ -562,8 +598,8 @@ fn tags_outside_the_frame_are_warned_of() {
         }
         ip("link set tag0 up");
         let mut setup = Setup::new(&mut nic, Wanted::default());
-        nic.add_flow(0, 0, &"udp".parse().unwrap()).unwrap();
-        nic.add_flow(0, 1, &"vlan=5".parse().unwrap()).unwrap();
+        nic.add_flow(0..=0, 0, &"udp".parse().unwrap()).unwrap();
+        nic.add_flow(0..=0, 1, &"vlan=5".parse().unwrap()).unwrap();
         setup.queue.refill(&mut setup.pool);
         let sent = udp(5000, 1, 100);
         let socket = PacketSocket::new("tag0");

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::RangeInclusive;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
@@ -347,13 +348,9 @@ impl Nic for AfXdpNic {
     }
 }
 
-impl Flows for AfXdpNic {
-    fn add_flow(
-        &mut self,
-        queue: u32,
-        id: u16,
-        rule: &FlowRule,
-    ) -> Result<Vec<String>, DriverError> {
+impl AfXdpNic {
+    /// Has one queue's program and classifier take a rule.
+    fn push_rule(&mut self, queue: u32, id: u16, rule: &FlowRule) -> Result<(), DriverError> {
         let open = self.opened(queue)?;
         if id == crate::NO_FLOW || open.flows.iter().any(|flow| flow.id == id) {
             return Err(self.flow_error(
@@ -371,29 +368,16 @@ impl Flows for AfXdpNic {
             self.opened(queue)?.board.set(before);
             return Err(error);
         }
-        let mut notes = rule.notes();
-        let mut locations = Vec::new();
-        if self.queues > 1 {
-            if self.options.receive_rules {
-                let (set, more) = ntuple::steer(&self.ethtool, &self.name, queue, rule);
-                locations = set;
-                notes.extend(more);
-            } else {
-                notes.push(format!(
-                    "packets of `{rule}` that {} puts on other queues than {queue} will not arrive: setting receive rules is switched off",
-                    self.name
-                ));
-            }
-        }
         self.opened(queue)?.flows.push(Flow {
             id,
             rule: *rule,
-            locations,
+            locations: Vec::new(),
         });
-        Ok(notes)
+        Ok(())
     }
 
-    fn remove_flow(&mut self, queue: u32, id: u16) -> Result<(), DriverError> {
+    /// Takes a rule off one queue; answers the NIC's receive rules that were set for it.
+    fn pull_rule(&mut self, queue: u32, id: u16) -> Result<Vec<u32>, DriverError> {
         let open = self.opened(queue)?;
         let Some(at) = open.flows.iter().position(|flow| flow.id == id) else {
             return Err(self.flow_error(
@@ -407,8 +391,81 @@ impl Flows for AfXdpNic {
         let board = Arc::clone(&open.board);
         self.steering.set_rules(queue, &rules)?;
         board.set(rules);
-        let flow = self.opened(queue)?.flows.remove(at);
-        ntuple::remove(&self.ethtool, &self.name, &flow.locations);
+        Ok(self.opened(queue)?.flows.remove(at).locations)
+    }
+
+    /// Has the NIC bring what a rule takes to the queues. Answers the receive rules set for that, and what will not arrive.
+    fn bring(&self, queues: &RangeInclusive<u32>, rule: &FlowRule) -> (Vec<u32>, Vec<String>) {
+        let (first, last) = (*queues.start(), *queues.end());
+        if first == 0 && last + 1 >= self.queues {
+            // Every queue: whichever the NIC chooses is one of them.
+            return (Vec::new(), Vec::new());
+        }
+        let note = |why: &str| {
+            let others = if first == last {
+                first.to_string()
+            } else {
+                format!("{first}-{last}")
+            };
+            let name = &self.name;
+            let note = format!(
+                "packets of `{rule}` that {name} puts on other queues than {others} will not arrive: {why}"
+            );
+            (Vec::new(), vec![note])
+        };
+        if first != last {
+            // One receive rule names one queue; several queues are the business of the hash.
+            let name = &self.name;
+            let count = last - first + 1;
+            return note(&format!(
+                "a receive rule names one queue, not a range; attach all {} queues, or spread the NIC's traffic over these only \
+                 (`ethtool -X {name} start {first} equal {count}`)",
+                self.queues
+            ));
+        }
+        if !self.options.receive_rules {
+            return note("setting receive rules is switched off");
+        }
+        ntuple::steer(&self.ethtool, &self.name, first, rule)
+    }
+}
+
+impl Flows for AfXdpNic {
+    fn add_flow(
+        &mut self,
+        queues: RangeInclusive<u32>,
+        id: u16,
+        rule: &FlowRule,
+    ) -> Result<Vec<String>, DriverError> {
+        for queue in queues.clone() {
+            if let Err(error) = self.push_rule(queue, id, rule) {
+                for done in *queues.start()..queue {
+                    if let Err(error) = self.pull_rule(done, id) {
+                        tracing::error!(nic = self.name, queue = done, %error, "taking a flow rule back");
+                    }
+                }
+                return Err(error);
+            }
+        }
+        let mut notes = rule.notes();
+        let (locations, more) = self.bring(&queues, rule);
+        notes.extend(more);
+        if let Some(flow) = self
+            .opened(*queues.start())?
+            .flows
+            .iter_mut()
+            .find(|flow| flow.id == id)
+        {
+            flow.locations = locations;
+        }
+        Ok(notes)
+    }
+
+    fn remove_flow(&mut self, queues: RangeInclusive<u32>, id: u16) -> Result<(), DriverError> {
+        for queue in queues {
+            let locations = self.pull_rule(queue, id)?;
+            ntuple::remove(&self.ethtool, &self.name, &locations);
+        }
         Ok(())
     }
 

@@ -41,6 +41,8 @@ pub(super) struct Classifier {
     board: Arc<RuleBoard>,
     seen: u32,
     rules: Rules,
+    /// There were other rules before these: what they brought may still be on its way.
+    changed: bool,
 }
 
 impl Classifier {
@@ -51,6 +53,7 @@ impl Classifier {
             board,
             seen,
             rules: Rules::new(),
+            changed: false,
         };
         new.look();
         new
@@ -65,14 +68,15 @@ impl Classifier {
             && let Ok(mut slot) = self.board.slot.try_lock()
         {
             std::mem::swap(&mut *slot, &mut self.rules);
+            self.changed |= !slot.is_empty();
             self.seen = self.board.version.load(Ordering::Acquire);
         }
     }
 
-    /// Whether a packet's headers decide which rule takes it.
+    /// Whether a packet's headers decide which rule takes it: not while there is, and was, but one, since that one brought it.
     #[inline]
     pub(super) fn needs_key(&self) -> bool {
-        self.rules.len() > 1
+        self.rules.len() > 1 || self.changed
     }
 
     /// The rule for any packet, where [`needs_key`](Self::needs_key) is false.
@@ -133,6 +137,26 @@ mod tests {
         board.set(Vec::new());
         classifier.look();
         assert_eq!(classifier.classify(&key(5000)), NO_FLOW);
+    }
+
+    /// A packet that a removed rule has brought is not passed off as one of the rule that is left.
+    #[test]
+    fn what_a_removed_rule_brought_is_not_the_others() {
+        let board = Arc::new(RuleBoard::default());
+        let mut classifier = Classifier::new(Arc::clone(&board));
+        let rule = |port: u16| format!("udp,dst-port={port}").parse::<FlowRule>().unwrap();
+        board.set(vec![(1, rule(5000)), (2, rule(5001))]);
+        classifier.look();
+        board.set(vec![(2, rule(5001))]);
+        classifier.look();
+        assert!(classifier.needs_key());
+        assert_eq!(
+            [5000, 5001].map(|port| classifier.classify(&key(port))),
+            [NO_FLOW, 2]
+        );
+        board.set(vec![(3, FlowRule::ANY)]);
+        classifier.look();
+        assert_eq!(classifier.classify(&key(5000)), 3);
     }
 
     /// However the two sides meet, once the writer is done one look gets its last word.

@@ -2,6 +2,7 @@
 //! which each kind has its own worker, so that no packet meets a dynamic call.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::sync::mpsc::SyncSender;
 
 use devrx_driver::afxdp::{AfXdpNic, AfXdpOptions};
@@ -52,7 +53,7 @@ pub trait ServedNic: Send {
     /// The same.
     fn add_flow(
         &mut self,
-        queue: u32,
+        queues: RangeInclusive<u32>,
         id: u16,
         rule: &FlowRule,
     ) -> Result<Vec<String>, DriverError>;
@@ -61,7 +62,7 @@ pub trait ServedNic: Send {
     /// # Errors
     ///
     /// The same.
-    fn remove_flow(&mut self, queue: u32, id: u16) -> Result<(), DriverError>;
+    fn remove_flow(&mut self, queues: RangeInclusive<u32>, id: u16) -> Result<(), DriverError>;
     /// See [`devrx_driver::Flows::queue_packets`].
     fn queue_packets(&self, queue: u32) -> u64;
 }
@@ -114,15 +115,15 @@ impl<N: Nic> ServedNic for N {
 
     fn add_flow(
         &mut self,
-        queue: u32,
+        queues: RangeInclusive<u32>,
         id: u16,
         rule: &FlowRule,
     ) -> Result<Vec<String>, DriverError> {
-        devrx_driver::Flows::add_flow(self, queue, id, rule)
+        devrx_driver::Flows::add_flow(self, queues, id, rule)
     }
 
-    fn remove_flow(&mut self, queue: u32, id: u16) -> Result<(), DriverError> {
-        devrx_driver::Flows::remove_flow(self, queue, id)
+    fn remove_flow(&mut self, queues: RangeInclusive<u32>, id: u16) -> Result<(), DriverError> {
+        devrx_driver::Flows::remove_flow(self, queues, id)
     }
 
     fn queue_packets(&self, queue: u32) -> u64 {

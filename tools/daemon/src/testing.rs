@@ -1,6 +1,7 @@
 //! A NIC in plain memory, for tests: packets are pushed onto its wire, and everything done to it is written down.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -276,7 +277,7 @@ impl Nic for FakeNic {
 impl Flows for FakeNic {
     fn add_flow(
         &mut self,
-        queue: u32,
+        queues: RangeInclusive<u32>,
         id: u16,
         rule: &FlowRule,
     ) -> Result<Vec<String>, DriverError> {
@@ -287,19 +288,23 @@ impl Flows for FakeNic {
                 let why = "the test says so".to_owned();
                 return Err(DriverError::Flow {
                     nic: "fake0".into(),
-                    queue,
+                    queue: *queues.start(),
                     rule: rule.to_string(),
                     why,
                 });
             }
             *left -= 1;
         }
-        state.log.push(format!("add {queue}/{id}"));
+        for queue in queues {
+            state.log.push(format!("add {queue}/{id}"));
+        }
         Ok(vec!["a note".into()])
     }
 
-    fn remove_flow(&mut self, queue: u32, id: u16) -> Result<(), DriverError> {
-        self.wire.note(format!("remove {queue}/{id}"));
+    fn remove_flow(&mut self, queues: RangeInclusive<u32>, id: u16) -> Result<(), DriverError> {
+        for queue in queues {
+            self.wire.note(format!("remove {queue}/{id}"));
+        }
         Ok(())
     }
 

@@ -26,5 +26,7 @@ pub const fn removed(_name: &str) -> bool {
 #[must_use]
 pub fn removed(name: &str) -> bool {
     static NAME: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
-    NAME.get_or_init(|| std::env::var("DEVRX_SABOTAGE").ok()).as_deref() == Some(name)
+    NAME.get_or_init(|| std::env::var("DEVRX_SABOTAGE").ok())
+        .as_deref()
+        == Some(name)
 }

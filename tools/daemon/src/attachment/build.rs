@@ -252,7 +252,7 @@ impl Builder<'_> {
 }
 
 impl Attachment {
-    /// Adds a rule to each queue. Returns its number, and what it takes that will not arrive.
+    /// Adds a rule to the queues. Returns its number, and what it takes that will not arrive.
     ///
     /// # Errors
     ///
@@ -268,32 +268,13 @@ impl Attachment {
                 "this attachment has had 65535 flow rules; attach again to start over",
             ));
         }
-        let mut notes: Vec<String> = Vec::new();
-        for queue in self.queues.clone() {
-            match nic.nic.add_flow(queue, id, &rule) {
-                Ok(more) => {
-                    for note in more {
-                        if !notes.contains(&note) {
-                            notes.push(note);
-                        }
-                    }
-                }
-                Err(error) => {
-                    for done in *self.queues.start()..queue {
-                        if let Err(error) = nic.nic.remove_flow(done, id) {
-                            tracing::error!(%error, queue = done, "taking a flow rule back");
-                        }
-                    }
-                    return Err(error.into());
-                }
-            }
-        }
+        let notes = nic.nic.add_flow(self.queues.clone(), id, &rule)?;
         self.next_flow += 1;
         self.flows.push(Flow { id, rule });
         Ok((id, notes))
     }
 
-    /// Takes a rule off each queue.
+    /// Takes a rule off the queues.
     ///
     /// # Errors
     ///
@@ -305,9 +286,7 @@ impl Attachment {
                 self.name, self.name
             )));
         };
-        for queue in self.queues.clone() {
-            nic.nic.remove_flow(queue, id)?;
-        }
+        nic.nic.remove_flow(self.queues.clone(), id)?;
         self.flows.remove(at);
         Ok(())
     }

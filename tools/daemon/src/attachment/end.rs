@@ -39,10 +39,9 @@ impl Attachment {
     pub fn end(self, nic: &mut NicSlot, keeper: &mut Keeper) -> Ended {
         let open: Vec<u32> = self.live.iter().map(|queue| queue.number).collect();
         for flow in &self.flows {
-            for queue in &open {
-                if let Err(error) = nic.nic.remove_flow(*queue, flow.id) {
-                    tracing::error!(attachment = self.name, queue, %error, "removing a flow rule at the end of an attachment");
-                }
+            // Rules come last, when every queue is open.
+            if let Err(error) = nic.nic.remove_flow(self.queues.clone(), flow.id) {
+                tracing::error!(attachment = self.name, %error, "removing a flow rule at the end of an attachment");
             }
         }
         if devrx_sabotage::removed("steering-first") {
