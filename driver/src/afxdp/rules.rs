@@ -41,8 +41,6 @@ pub(super) struct Classifier {
     board: Arc<RuleBoard>,
     seen: u32,
     rules: Rules,
-    /// There were other rules before these: what they brought may still be on its way.
-    changed: bool,
 }
 
 impl Classifier {
@@ -53,7 +51,6 @@ impl Classifier {
             board,
             seen,
             rules: Rules::new(),
-            changed: false,
         };
         new.look();
         new
@@ -68,15 +65,15 @@ impl Classifier {
             && let Ok(mut slot) = self.board.slot.try_lock()
         {
             std::mem::swap(&mut *slot, &mut self.rules);
-            self.changed |= !slot.is_empty();
             self.seen = self.board.version.load(Ordering::Acquire);
         }
     }
 
-    /// Whether a packet's headers decide which rule takes it: not while there is, and was, but one, since that one brought it.
+    /// Whether a packet's headers decide which rule takes it: not while there is but one and was none before, since that one brought
+    /// it. What a rule brought that is gone may still be on its way.
     #[inline]
     pub(super) fn needs_key(&self) -> bool {
-        self.rules.len() > 1 || self.changed
+        self.rules.len() > 1 || self.seen > 1
     }
 
     /// The rule for any packet, where [`needs_key`](Self::needs_key) is false.
@@ -144,9 +141,12 @@ mod tests {
     fn what_a_removed_rule_brought_is_not_the_others() {
         let board = Arc::new(RuleBoard::default());
         let mut classifier = Classifier::new(Arc::clone(&board));
-        let rule = |port: u16| format!("udp,dst-port={port}").parse::<FlowRule>().unwrap();
-        board.set(vec![(1, rule(5000)), (2, rule(5001))]);
         classifier.look();
+        assert!(!classifier.needs_key(), "no rules yet");
+        let rule = |port: u16| format!("udp,dst-port={port}").parse::<FlowRule>().unwrap();
+        // The queue need not have seen the rule that brought it.
+        board.set(vec![(1, rule(5000))]);
+        board.set(vec![(1, rule(5000)), (2, rule(5001))]);
         board.set(vec![(2, rule(5001))]);
         classifier.look();
         assert!(classifier.needs_key());
