@@ -34,7 +34,7 @@ pub fn scapy() -> Result<&'static Path> {
         return Ok(folder);
     }
     let folder = tempfile::Builder::new()
-        .prefix("devrx-captures-")
+        .prefix(&crate::lane::temporary("captures"))
         .tempdir()?;
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("captures/make.py");
     // Debian's own interpreter: that is where the package python3-scapy is.

@@ -34,7 +34,7 @@ impl Daemon {
     /// The same with a configuration file of this content, in which case the file also names the NICs.
     pub fn start_with(link: &Link, config: Option<&str>) -> Result<Self> {
         let folder = tempfile::Builder::new()
-            .prefix("devrx-tests-")
+            .prefix(&lane::temporary("daemon"))
             .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
             .tempdir()?;
         let binary = lane::binary()?;

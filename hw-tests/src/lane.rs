@@ -29,6 +29,9 @@ const TOOLS: [(&str, &str); 8] = [
 /// A test that takes longer is broken, or should be two.
 const LONGEST: Duration = Duration::from_secs(60);
 
+/// How the names of this lane's temporary folders begin; the process id follows.
+const TEMPORARY: &str = "devrx-tests-";
+
 /// A turn in the lane: one test at a time, machine-wide, until this is dropped.
 #[derive(Debug)]
 pub struct Lane {
@@ -79,7 +82,32 @@ pub fn enter() -> Result<Option<Lane>> {
         .with_context(|| format!("cannot lock {}", path.display()))?;
     install()?;
     crate::namespace::sweep();
+    sweep();
     Ok(Some(Lane { _turn: turn }))
+}
+
+/// The beginning of the name of a temporary folder of this process; [`sweep`] removes those of processes that are gone.
+#[must_use]
+pub fn temporary(what: &str) -> String {
+    format!("{TEMPORARY}{}-{what}-", std::process::id())
+}
+
+/// Removes the temporary folders that ended processes left: the captures are kept until then, and a killed run leaves more.
+fn sweep() {
+    let Ok(entries) = std::fs::read_dir(std::env::temp_dir()) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let owner = name
+            .strip_prefix(TEMPORARY)
+            .and_then(|rest| rest.split('-').next());
+        if owner
+            .is_some_and(|pid| pid.parse::<u32>().is_ok() && !Path::new("/proc").join(pid).exists())
+        {
+            std::fs::remove_dir_all(entry.path()).ok();
+        }
+    }
 }
 
 /// Installs from Debian what is missing; a no-op where everything is there.

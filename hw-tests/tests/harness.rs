@@ -34,7 +34,7 @@ fn a_link_without_addresses_is_silent_but_for_what_is_sent() {
         let flood = Sender::start(&link, Traffic::flood(5000))?;
         std::thread::sleep(std::time::Duration::from_millis(200));
         let sent = flood.stop()?;
-        ensure!(sent > 500 && received(&link)? > 1000, "a flood of {sent}");
+        ensure!(sent > 500 && received(&link)? > 500, "a flood of {sent}");
         Ok(())
     });
 }
