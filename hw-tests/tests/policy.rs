@@ -40,7 +40,7 @@ action = { queue = 1 }
 uid = 65534
 nics = ["dx0"]
 queues = 0
-max_memory = "1M"
+max_memory = "2M"
 persist = true
 "#;
 
@@ -95,7 +95,8 @@ fn an_unprivileged_user_gets_what_its_rule_allows_and_no_more() {
                 "attach --name {name} --nic dx0 --queue {queue} --memory memfd --size {size} --flow udp,dst-port=5000"
             )
         };
-        denied(&daemon, &attach("theirs", 0, "2M")).context("more memory than allowed")?;
+        denied(&daemon, &attach("theirs", 0, "2M"))
+            .context("more memory than allowed: rings and header slots count")?;
         denied(&daemon, &attach("theirs", 1, "512k")).context("a queue that is not allowed")?;
         denied(&daemon, "detach from-the-file").context("somebody else's attachment")?;
         denied(&daemon, "recv from-the-file --count 1 --timeout 1")

@@ -94,6 +94,34 @@ impl Drop for Guarded {
     }
 }
 
+/// Watches memory that something other than a [`Mapping`](crate::Mapping) has mapped, such as the rings shared with a client.
+#[derive(Debug)]
+pub struct Watch(Guarded);
+
+impl Watch {
+    /// Watches `len` bytes from `start` on.
+    ///
+    /// # Errors
+    ///
+    /// When [`CAPACITY`] mappings are watched already.
+    ///
+    /// # Safety
+    ///
+    /// * The range is a whole shared mapping of pages of the system's size, and stays mapped as long as this watch lives.
+    /// * No reference to it exists, so that its bytes may turn to zeros at any time.
+    pub unsafe fn new(start: *const u8, len: usize) -> io::Result<Self> {
+        let page = usize::try_from(crate::page_size()).unwrap_or(4096);
+        Guarded::register(start as usize, len.next_multiple_of(page), page).map(Self)
+    }
+
+    /// Whether a page of it was lost. What is read there now are zeros, and what is written there nobody sees.
+    #[inline]
+    #[must_use]
+    pub fn poisoned(&self) -> bool {
+        self.0.poisoned()
+    }
+}
+
 /// How many lost pages were survived, in all mappings, since the process started.
 #[must_use]
 pub fn survived() -> u64 {

@@ -60,25 +60,30 @@ pub struct QueueNeeds {
 }
 
 impl QueueNeeds {
+    /// Whether a queue with these needs can use chunks of a size: to be asked before memory is made.
+    ///
+    /// # Errors
+    ///
+    /// [`ProviderError::Unfit`], with the sizes it takes.
+    pub fn check_chunk(&self, chunk: u32) -> Result<(), ProviderError> {
+        let multiple = self.chunk_multiple.max(1);
+        if chunk < self.min_chunk || chunk > self.max_chunk || !chunk.is_multiple_of(multiple) {
+            return Err(ProviderError::Unfit(format!(
+                "chunks of {chunk} bytes do not fit this queue: it takes {} to {} bytes in multiples of {multiple}",
+                self.min_chunk, self.max_chunk
+            )));
+        }
+        Ok(())
+    }
+
     /// Whether a queue with these needs can use a region.
     ///
     /// # Errors
     ///
     /// [`ProviderError::Unfit`], with the reason and the way out.
     pub fn check(&self, region: &Region) -> Result<(), ProviderError> {
-        let chunk = region.chunk_size();
+        self.check_chunk(region.chunk_size())?;
         let unfit = |text: String| Err(ProviderError::Unfit(text));
-        if chunk < self.min_chunk
-            || chunk > self.max_chunk
-            || !chunk.is_multiple_of(self.chunk_multiple.max(1))
-        {
-            return unfit(format!(
-                "chunks of {chunk} bytes do not fit this queue: it takes {} to {} bytes in multiples of {}",
-                self.min_chunk,
-                self.max_chunk,
-                self.chunk_multiple.max(1)
-            ));
-        }
         if self.cpu_reads_payload && !region.cpu_readable() {
             return unfit(format!(
                 "the CPU cannot read this memory ({}), and this queue's NIC cannot promise to split off every header: \

@@ -63,6 +63,30 @@ fn a_truncated_file_poisons_its_own_mapping_only() {
 }
 
 #[test]
+fn what_others_mapped_can_be_watched() {
+    guard::install().unwrap();
+    let page = page_size() as usize;
+    let fd = file(4);
+    let len = std::num::NonZeroUsize::new(4 * page).unwrap();
+    let (prot, flags) = (
+        nix::sys::mman::ProtFlags::PROT_READ,
+        nix::sys::mman::MapFlags::MAP_SHARED,
+    );
+    // SAFETY: a new mapping at a place of the kernel's choice; unmapped with the process.
+    let at = unsafe { nix::sys::mman::mmap(None, len, prot, flags, &fd, 0) }.unwrap();
+    let at = at.as_ptr().cast::<u8>();
+    // SAFETY: the whole mapping, which stays, and to which there is no reference.
+    let watch = unsafe { guard::Watch::new(at, 4 * page) }.unwrap();
+    nix::unistd::ftruncate(&fd, page as i64).unwrap();
+    // SAFETY: inside the mapping.
+    assert_eq!(unsafe { at.read_volatile() }, 0);
+    assert!(!watch.poisoned(), "that page is there");
+    // SAFETY: inside the mapping; the page is lost, and the handler puts another.
+    assert_eq!(unsafe { at.add(3 * page).read_volatile() }, 0);
+    assert!(watch.poisoned());
+}
+
+#[test]
 fn many_threads_lose_pages_at_once() {
     guard::install().unwrap();
     let page = page_size() as usize;

@@ -40,7 +40,7 @@ pub struct Ask<'a> {
     pub queues: RangeInclusive<u32>,
     /// Kind of memory; `client` for memory the client brings.
     pub kind: &'a str,
-    /// Bytes.
+    /// Bytes: region, rings and header slots.
     pub size: u64,
     /// Outlives the session.
     pub persist: bool,
@@ -261,8 +261,8 @@ fn objection(rule: &PolicyRule, ask: &Ask<'_>, usage: Usage) -> Option<String> {
         .is_none_or(|sum| sum > limit)
     {
         return Some(format!(
-            "its rule allows {limit} bytes, {} of which are in use",
-            usage.memory
+            "its rule allows {limit} bytes, {} of which are in use; this would take {} (rings and header slots included)",
+            usage.memory, ask.size
         ));
     }
     let limit = rule.max_attachments.unwrap_or(DEFAULT_MAX_ATTACHMENTS);

@@ -31,6 +31,7 @@ pub struct Registry {
     pub(crate) ended: VecDeque<Ended>,
     policy: Policy,
     limits: Limits,
+    dmabuf: devrx_provider::dmabuf::Policy,
     keeper: Keeper,
     control: Arc<Event>,
     /// What the daemon counts besides packets.
@@ -57,6 +58,7 @@ impl Registry {
             ended: VecDeque::new(),
             policy: Policy::new(&config.policy, nix::unistd::geteuid().as_raw())?,
             limits: config.limits,
+            dmabuf: config.dmabuf.clone(),
             keeper,
             control,
             counters: Counters::default(),
@@ -107,7 +109,7 @@ impl Registry {
             alias: slot.alias.as_deref(),
             queues: wanted.queues.clone(),
             kind: source.policy_kind(),
-            size: wanted.size,
+            size: wanted.memory(),
             persist,
         };
         self.policy
@@ -192,6 +194,7 @@ impl Registry {
             nic: &mut self.nics[place],
             place,
             keeper: &mut self.keeper,
+            dmabuf: &self.dmabuf,
             control: &self.control,
         };
         let made = builder.build(wanted, source, owner);

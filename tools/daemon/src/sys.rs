@@ -1,11 +1,74 @@
 //! The system calls that no safe wrapper covers.
 #![expect(
     unsafe_code,
-    reason = "pidfd_open, SO_PEERGROUPS, signal and preadv2 have no safe wrapper"
+    reason = "pidfd_open, SO_PEERGROUPS, signal, preadv2 and watching shared memory have no safe wrapper"
 )]
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::Arc;
+
+use devrx_proto::shm::Shm;
+use devrx_provider::guard::Watch;
+
+/// Memory shared with a client, watched for pages that are gone: a hole was punched where there is no memory to fill it, or the
+/// machine has none left. The daemon reads zeros there and goes on; that attachment ends.
+#[derive(Debug)]
+pub struct Watched {
+    // Before the memory: fields are dropped in this order.
+    watch: Watch,
+    _memory: Arc<Shm>,
+}
+
+impl Watched {
+    /// Watches `memory` from here on.
+    ///
+    /// # Errors
+    ///
+    /// When too many mappings are watched already.
+    pub fn new(memory: &Arc<Shm>) -> io::Result<Self> {
+        let len = usize::try_from(memory.size()).unwrap_or(usize::MAX);
+        // SAFETY: an `Shm` is one whole shared mapping that forms no reference to its bytes; it lives as long as the watch, which is
+        // dropped before it.
+        let watch = unsafe { Watch::new(memory.as_ptr(), len) }?;
+        Ok(Self {
+            watch,
+            _memory: memory.clone(),
+        })
+    }
+
+    /// Whether a page was lost.
+    #[inline]
+    #[must_use]
+    pub fn poisoned(&self) -> bool {
+        self.watch.poisoned()
+    }
+
+    /// For tests: what says of `memory` what is true of another mapping, a page of which is lost. That one has to be made here,
+    /// because memory that can be shared with a client cannot be cut.
+    #[cfg(test)]
+    pub fn with_a_lost_page(memory: &Arc<Shm>) -> Self {
+        use nix::sys::mman::{MapFlags, ProtFlags, mmap};
+        let page = usize::try_from(devrx_provider::page_size()).expect("small");
+        let fd = nix::sys::memfd::memfd_create(c"cut", nix::sys::memfd::MFdFlags::empty())
+            .expect("memfd_create");
+        nix::unistd::ftruncate(&fd, 2 * page as i64).expect("ftruncate");
+        let len = std::num::NonZeroUsize::new(2 * page).expect("not zero");
+        let (prot, flags) = (ProtFlags::PROT_READ, MapFlags::MAP_SHARED);
+        // SAFETY: a new mapping at a place of the kernel's choice, which stays until the process ends.
+        let at = unsafe { mmap(None, len, prot, flags, &fd, 0) }.expect("mmap");
+        let at = at.as_ptr().cast::<u8>();
+        // SAFETY: the whole mapping, to which there is no reference.
+        let watch = unsafe { Watch::new(at, 2 * page) }.expect("a place in the table");
+        nix::unistd::ftruncate(&fd, page as i64).expect("ftruncate");
+        // SAFETY: within the mapping; the page is lost, and the handler puts another.
+        unsafe { at.add(page).read_volatile() };
+        Self {
+            watch,
+            _memory: memory.clone(),
+        }
+    }
+}
 
 /// A descriptor that becomes readable when the process `pid` has ended: pidfd_open(2), Linux 5.3. When it does, every descriptor of
 /// that process has been closed.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use devrx_driver::{HeaderSlots, QueueConfig};
 use devrx_pool::{Pool, PoolConfig};
 use devrx_proto::event::Event;
-use devrx_proto::layout::{Layout, LayoutParams, MAX_COMPLETIONS, MAX_QUEUES, MIN_COMPLETIONS};
+use devrx_proto::layout::MAX_QUEUES;
 use devrx_proto::ring::{DaemonQueue, Start};
 use devrx_provider::{ChunkIndex, Mapping, MemoryProvider, RegionProvider, RegionSpec};
 
@@ -15,6 +15,7 @@ use super::{Attachment, Flow, Owner, Queue, Source, Wanted, memory};
 use crate::error::Refused;
 use crate::keeper::Keeper;
 use crate::nic::NicSlot;
+use crate::sys::Watched;
 use crate::worker::{self, Manners, Parts, Shared};
 
 /// What an attachment is made with.
@@ -25,6 +26,8 @@ pub struct Builder<'a> {
     pub place: usize,
     /// Who holds the memory should the daemon die.
     pub keeper: &'a mut Keeper,
+    /// Whose dma-bufs are taken.
+    pub dmabuf: &'a devrx_provider::dmabuf::Policy,
     /// Rung by workers that have something to say.
     pub control: &'a Arc<Event>,
 }
@@ -47,6 +50,8 @@ impl Builder<'_> {
     pub fn build(mut self, wanted: Wanted, source: Source, owner: Owner) -> Result<Made, Refused> {
         self.check(&wanted)?;
         let queues = wanted.queues.end() - wanted.queues.start() + 1;
+        let needs = self.nic.nic.needs();
+        needs.check_chunk(wanted.chunk)?;
         let kind = source.kind().to_owned();
         let spec = RegionSpec {
             size: wanted.size,
@@ -54,23 +59,14 @@ impl Builder<'_> {
         };
         spec.check()?;
         let (name, numbers) = (wanted.name.clone(), wanted.queues.clone());
-        let region = Arc::new(memory::region(&name, source, spec)?);
+        let region = Arc::new(memory::region(&name, source, spec, self.dmabuf)?);
         let shares = RegionProvider::split(region.clone(), queues)?;
-        let needs = self.nic.nic.needs();
         let mut largest = 0;
         for share in &shares {
             share.init(&needs)?;
             largest = largest.max(share.chunks().end - share.chunks().start);
         }
-        let layout = Layout::new(&LayoutParams {
-            queues,
-            // Room for every chunk a queue has: a client that gives back in the order of arrival never sees it full.
-            completions: largest
-                .next_power_of_two()
-                .clamp(MIN_COMPLETIONS, MAX_COMPLETIONS),
-            chunks: region.chunks(),
-            header_slot: wanted.header_slot,
-        })?;
+        let layout = wanted.layout(region.chunks(), largest)?;
         let daemon = memory::daemon_memory(&name, &layout)?;
         let mut attachment = Attachment {
             client: ClientEnd::new(&name, &layout)?,
@@ -86,6 +82,7 @@ impl Builder<'_> {
             region,
             layout,
             daemon_fd: daemon.fd,
+            watched: Arc::new(Watched::new(&daemon.shm)?),
             daemon_memory: daemon.shm,
             hold: None,
             live: Vec::new(),
@@ -236,6 +233,8 @@ impl Builder<'_> {
             layout: attachment.layout,
             place: nth,
             memory: attachment.daemon_memory.clone(),
+            watched: attachment.watched.clone(),
+            headers: headers.clone(),
             rings,
             client,
             shared: Arc::new(Shared::new(self.control.clone())?),

@@ -12,10 +12,11 @@ use devrx_proto::layout::Layout;
 use devrx_proto::message::{Opened, OpenedQueue, RegionInfo};
 use devrx_proto::ring::Start;
 use devrx_proto::shm::Shm;
-use devrx_provider::MemoryKind;
+use devrx_provider::{MemoryKind, Region};
 
 use super::{Attachment, Consumer, SessionId};
 use crate::error::Refused;
+use crate::sys::Watched;
 use crate::worker::ClientSide;
 
 /// The client's half: what a consumer gets, kept until there is one.
@@ -23,6 +24,7 @@ use crate::worker::ClientSide;
 pub(crate) struct ClientEnd {
     fd: OwnedFd,
     pub(super) memory: Arc<Shm>,
+    watched: Arc<Watched>,
     events: Vec<QueueEndpoints>,
     /// Where the rings begin, by queue.
     pub(super) starts: Vec<Start>,
@@ -38,6 +40,7 @@ impl ClientEnd {
             .collect::<std::io::Result<_>>()?;
         Ok(Self {
             fd,
+            watched: Arc::new(Watched::new(&memory)?),
             memory,
             events,
             starts: vec![Start::default(); queues as usize],
@@ -52,10 +55,27 @@ impl ClientEnd {
             .ok_or_else(|| Refused::invalid("no such queue"))?;
         Ok(ClientSide {
             memory: self.memory.clone(),
+            watched: self.watched.clone(),
             wake: events.wake.try_clone()?,
             kick: events.kick.try_clone()?,
         })
     }
+}
+
+/// What a consumer gets of the region: its memory, and the dma-buf that it is exported as.
+fn passed(region: &Region) -> std::io::Result<(Option<OwnedFd>, Option<OwnedFd>)> {
+    let memory = match region.kind() {
+        // What a client can map to read. A dma-buf somebody handed over may not allow that, but may be imported elsewhere.
+        MemoryKind::Memfd | MemoryKind::Hugetlb | MemoryKind::Udmabuf | MemoryKind::Dmabuf => {
+            Some(region.fd().try_clone_to_owned()?)
+        }
+        _ => None,
+    };
+    let export = region
+        .export_fd()
+        .map(|fd| fd.try_clone_to_owned())
+        .transpose()?;
+    Ok((memory, export))
 }
 
 impl Attachment {
@@ -80,18 +100,13 @@ impl Attachment {
                 kick: events.kick.try_clone()?,
             })
         });
-        let region = match self.region.kind() {
-            // What a client can map to read. A dma-buf somebody handed over may not allow that, but may be imported elsewhere.
-            MemoryKind::Memfd | MemoryKind::Hugetlb | MemoryKind::Udmabuf | MemoryKind::Dmabuf => {
-                Some(self.region.fd().try_clone_to_owned()?)
-            }
-            _ => None,
-        };
+        let (region, export) = passed(&self.region)?;
         let endpoints = Endpoints {
             daemon_memory: self.daemon_fd.try_clone()?,
             client_memory: self.client.fd.try_clone()?,
             queues: events.collect::<std::io::Result<_>>()?,
             region,
+            export,
         };
         let queue = |(queue, start): (&super::Queue, &Start)| OpenedQueue {
             queue: queue.number,
@@ -111,6 +126,7 @@ impl Attachment {
                 chunk_size: self.region.chunk_size(),
                 chunks: self.region.chunks(),
                 fd: endpoints.region.is_some(),
+                export: endpoints.export.is_some(),
                 mappable: self.region.cpu_readable(),
             },
             split: self.split,
@@ -148,5 +164,40 @@ impl Attachment {
     /// The daemon's memory of rings and headers.
     pub(super) fn daemon_fd(&self) -> std::os::fd::BorrowedFd<'_> {
         self.daemon_fd.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use devrx_provider::{RegionSpec, dmabuf, memfd, udmabuf};
+
+    use super::*;
+
+    fn spec() -> RegionSpec {
+        RegionSpec {
+            size: 1 << 16,
+            chunk_size: 4096,
+        }
+    }
+
+    #[test]
+    fn memory_without_a_dmabuf_is_passed_alone() {
+        let region = memfd::create("test", spec()).unwrap();
+        let (memory, export) = passed(&region).unwrap();
+        assert!(memory.is_some() && export.is_none());
+    }
+
+    /// What the client is to import is the dma-buf, not the memfd under it.
+    #[test]
+    fn a_udmabuf_is_passed_with_its_dmabuf() {
+        if !std::path::Path::new(udmabuf::DEVICE).exists() {
+            println!("skipped: there is no {}", udmabuf::DEVICE);
+            return;
+        }
+        let region = udmabuf::create("test", spec()).unwrap();
+        let (memory, export) = passed(&region).unwrap();
+        let (memory, export) = (memory.unwrap(), export.unwrap());
+        assert!(dmabuf::exporter(memory.as_fd()).is_err());
+        assert_eq!(dmabuf::exporter(export.as_fd()).unwrap(), "udmabuf");
     }
 }

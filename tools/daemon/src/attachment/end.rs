@@ -89,11 +89,22 @@ impl Attachment {
             reason: String::new(),
         };
         if leaked {
-            std::mem::forget((self.region, self.daemon_memory, self.daemon_fd));
+            std::mem::forget((
+                self.region,
+                self.daemon_memory,
+                self.watched,
+                self.daemon_fd,
+            ));
             return ended;
         }
         // Unmapped and closed here; the keeper, last of all, frees it.
-        drop((self.region, self.daemon_memory, self.daemon_fd, self.client));
+        drop((
+            self.region,
+            self.daemon_memory,
+            self.watched,
+            self.daemon_fd,
+            self.client,
+        ));
         if let Some(hold) = self.hold {
             keeper.release(hold);
         }

@@ -19,7 +19,12 @@ use crate::error::Refused;
 /// # Errors
 ///
 /// When there is no such kind, or the memory is not to be had or not fit.
-pub(super) fn region(name: &str, source: Source, spec: RegionSpec) -> Result<Region, Refused> {
+pub(super) fn region(
+    name: &str,
+    source: Source,
+    spec: RegionSpec,
+    policy: &dmabuf::Policy,
+) -> Result<Region, Refused> {
     Ok(match source {
         Source::Kind(kind) => match kind.as_str() {
             "memfd" => memfd::create(name, spec)?,
@@ -34,7 +39,7 @@ pub(super) fn region(name: &str, source: Source, spec: RegionSpec) -> Result<Reg
         },
         Source::Brought(kind, fd) => match kind.as_str() {
             "memfd" | "hugetlb" => memfd::adopt(fd, spec)?,
-            "dmabuf" => dmabuf::adopt(fd, spec, &dmabuf::Policy::default())?,
+            "dmabuf" => dmabuf::adopt(fd, spec, policy)?,
             "udmabuf" => {
                 return Err(Refused::invalid(
                     "a udmabuf is made by the daemon; hand over its memfd as memfd, or have the daemon make it",
@@ -82,6 +87,9 @@ pub(super) fn daemon_memory(name: &str, layout: &Layout) -> Result<DaemonMemory,
     let length = libc::off_t::try_from(size)
         .map_err(|_| Refused::invalid("rings and headers would be larger than a file can be"))?;
     nix::unistd::ftruncate(&fd, length).map_err(fail("ftruncate"))?;
+    // Every page now: the poll loop must neither wait for one nor find that there is none.
+    nix::fcntl::fallocate(&fd, nix::fcntl::FallocateFlags::empty(), 0, length)
+        .map_err(fail("fallocate"))?;
     let seal = |seals| fcntl(&fd, FcntlArg::F_ADD_SEALS(seals)).map_err(fail("F_ADD_SEALS"));
     seal(SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW)?;
     let shm = Shm::map(fd.as_fd(), size, Access::ReadWrite)?;

@@ -31,6 +31,7 @@ pub use end::Ended;
 pub use wanted::{Source, Wanted};
 
 use crate::keeper::HoldId;
+use crate::sys::Watched;
 use crate::worker::Handle;
 use crate::worker::snapshot::Snapshot;
 
@@ -102,6 +103,7 @@ pub struct Attachment {
     layout: Layout,
     daemon_fd: OwnedFd,
     daemon_memory: Arc<Shm>,
+    watched: Arc<Watched>,
     client: consumer::ClientEnd,
     hold: Option<HoldId>,
     live: Vec<Queue>,
@@ -116,10 +118,10 @@ impl Attachment {
             && queues.start() <= self.queues.end()
     }
 
-    /// Bytes of its region.
+    /// Bytes of its region, its rings and its header slots.
     #[must_use]
     pub fn size(&self) -> u64 {
-        self.region.size()
+        self.region.size() + self.layout.daemon_size() + self.layout.client_size()
     }
 
     /// Chunks of its region.

@@ -4,6 +4,7 @@
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
+use devrx_provider::dmabuf::Policy;
 use serde::Deserialize;
 
 use super::flows::Match;
@@ -28,6 +29,34 @@ pub struct File {
     /// `[limits]`
     #[serde(default)]
     pub limits: Limits,
+    /// `[dmabuf]`
+    #[serde(default)]
+    pub dmabuf: Dmabuf,
+}
+
+/// `[dmabuf]`: whose dma-bufs are taken.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Dmabuf {
+    /// Exporters that never move memory once it is exported, as fdinfo's `exp_name` spells them; default: those known not to.
+    pub pinned: Option<Vec<String>>,
+    /// Take memory of exporters that may move it (amdgpu, xe, qxl, ...). When one does, a NIC goes on writing to where it was: only for
+    /// machines on which that cannot happen, or does not matter.
+    #[serde(default)]
+    pub allow_unpinned: bool,
+}
+
+impl Dmabuf {
+    /// The policy, in the provider's words.
+    #[must_use]
+    pub fn policy(self) -> Policy {
+        let default = Policy::default();
+        Policy {
+            pinned: self.pinned.unwrap_or(default.pinned),
+            unpinned: default.unpinned,
+            allow_unpinned: self.allow_unpinned,
+        }
+    }
 }
 
 /// `[socket]`: where clients find the daemon, and who may connect.

@@ -119,6 +119,8 @@ pub struct Config {
     pub policy: Vec<PolicyRule>,
     /// What the daemon as a whole puts up with.
     pub limits: Limits,
+    /// Whose dma-bufs are taken.
+    pub dmabuf: devrx_provider::dmabuf::Policy,
     /// The program that is the keeper, with its arguments; this program with the argument `keeper` if none. For a daemon within another
     /// program.
     pub keeper: Option<Vec<OsString>>,
@@ -171,6 +173,7 @@ impl Config {
             attachments,
             policy: file.policy,
             limits: file.limits,
+            dmabuf: file.dmabuf.policy(),
             keeper: None,
             ready: None,
         })

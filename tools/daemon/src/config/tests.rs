@@ -148,3 +148,12 @@ fn the_command_line_adds_to_the_file() {
         assert!(wrong.parse::<NicSpec>().is_err(), "{wrong:?}");
     }
 }
+
+#[test]
+fn dma_bufs_that_may_move_are_for_the_administrator_to_allow() {
+    let load = |text: &str| Config::parse(text).map(|config| config.dmabuf);
+    assert!(!load("").unwrap().allow_unpinned);
+    let policy = load("[dmabuf]\nallow_unpinned = true\npinned = [\"mine\"]").unwrap();
+    assert!(policy.allow_unpinned && policy.pinned == ["mine"]);
+    assert!(load("[dmabuf]\nallow = true").is_err());
+}

@@ -409,7 +409,7 @@ fn what_lives_with_a_session_ends_with_it() {
 
 #[test]
 fn others_may_what_the_policy_says() {
-    let rules = "[[policy]]\nuid = 1000\nnics = [\"rx0\"]\nqueues = 0\nkinds = [\"memfd\", \"client\"]\nmax_memory = \"1MiB\"\n";
+    let rules = "[[policy]]\nuid = 1000\nnics = [\"rx0\"]\nqueues = 0\nkinds = [\"memfd\", \"client\"]\nmax_memory = \"2MiB\"\n";
     let (_, mut registry) = registry(2, rules);
     let user = Peer {
         pid: 5,

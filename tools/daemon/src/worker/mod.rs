@@ -31,9 +31,10 @@ use devrx_proto::event::Event;
 use devrx_proto::layout::Layout;
 use devrx_proto::ring::{DaemonQueue, Start};
 use devrx_proto::shm::Shm;
-use devrx_provider::Region;
+use devrx_provider::{Mapping, Region};
 
 use crate::config::PollMode;
+use crate::sys::Watched;
 pub use finish::Finished;
 pub use handle::{Handle, Shared, commands};
 pub use run::can_pin;
@@ -44,6 +45,8 @@ use snapshot::{Snapshot, Words};
 pub struct ClientSide {
     /// The client-written memfd.
     pub memory: Arc<Shm>,
+    /// Whether all of it is still there.
+    pub watched: Arc<Watched>,
     /// Written to wake the client. Not blocking.
     pub wake: Event,
     /// Written by the client to wake this thread. Not blocking.
@@ -90,6 +93,10 @@ pub struct Parts {
     pub place: u32,
     /// The daemon-written memfd.
     pub memory: Arc<Shm>,
+    /// Whether all of it is still there.
+    pub watched: Arc<Watched>,
+    /// The header slots, as the queue writes them.
+    pub headers: Arc<Mapping>,
     /// The daemon's ends of the rings.
     pub rings: DaemonQueue,
     /// The client's half.
@@ -109,6 +116,8 @@ pub(crate) struct Worker<Q: RxQueue> {
     layout: Layout,
     place: u32,
     memory: Arc<Shm>,
+    watched: Arc<Watched>,
+    headers: Arc<Mapping>,
     client: ClientSide,
     wake: devrx_proto::wake::WakePolicy,
     manners: Manners,

@@ -33,6 +33,8 @@ impl<Q: RxQueue> Worker<Q> {
             layout,
             place,
             memory,
+            watched,
+            headers,
             rings,
             client,
             shared,
@@ -50,6 +52,8 @@ impl<Q: RxQueue> Worker<Q> {
             layout,
             place,
             memory,
+            watched,
+            headers,
             client,
             manners,
             words,
@@ -146,6 +150,15 @@ impl<Q: RxQueue> Worker<Q> {
         {
             self.shared.fail("the client took pages out of the region (a hole punched in the file, or its memory gone); attach again with memory that stays");
         }
+        if self.rings_lost_pages() {
+            self.shared.fail("pages of the rings or header slots are gone: the client punched a hole where there is no memory to fill it, or the machine has none left; free memory and attach again");
+        }
+    }
+
+    /// Whether pages of rings or header slots are gone. What is read there is zeros, and what is written there nobody sees.
+    fn rings_lost_pages(&self) -> bool {
+        (self.client.watched.poisoned() || self.watched.poisoned() || self.headers.poisoned())
+            && !devrx_sabotage::removed("poisoned-rings")
     }
 
     /// Does what control asks. Returns whether to stop.

@@ -16,6 +16,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use proptest::prelude::*;
 
 use super::*;
+use crate::sys::Watched;
 use crate::testing::{FakeQueue, HEADER, PAYLOAD, Wire, needs, wait_for};
 
 /// A worker on a queue in plain memory, with its client's ends.
@@ -62,6 +63,7 @@ fn side() -> (ClientSide, Arc<Shm>, Event, Event) {
     let (_, memory) = Shm::create_client_written("test", 1 << 20).unwrap();
     let (wake, kick) = (Event::new().unwrap(), Event::new().unwrap());
     let side = ClientSide {
+        watched: Arc::new(Watched::new(&memory).unwrap()),
         memory: memory.clone(),
         wake: wake.try_clone().unwrap(),
         kick: kick.try_clone().unwrap(),
@@ -132,6 +134,8 @@ impl Rig {
             region,
             layout,
             place: 0,
+            watched: Arc::new(Watched::new(&memory).unwrap()),
+            headers: config.headers.memory.clone(),
             memory: memory.clone(),
             rings,
             client: client_side,
@@ -537,6 +541,22 @@ fn a_client_that_takes_its_memory_away_ends_alone() {
     rig.settle();
     wait_for("control is told", || rig.handle.fault().is_some());
     assert!(rig.handle.fault().is_some_and(|why| why.contains("pages")));
+    rig.end();
+}
+
+/// A consumer whose rings lose a page: the attachment ends, and says why.
+#[test]
+fn rings_that_lose_a_page_end_the_attachment() {
+    devrx_provider::guard::install().unwrap();
+    let mut rig = Rig::new(Setup::default());
+    rig.wire.send(0, 4, 1);
+    rig.settle();
+    assert_eq!(rig.handle.fault(), None);
+    let (mut fresh, memory, ..) = side();
+    fresh.watched = Arc::new(Watched::with_a_lost_page(&memory));
+    rig.handle.change_consumer(fresh).expect("answered");
+    wait_for("control is told", || rig.handle.fault().is_some());
+    assert!(rig.handle.fault().is_some_and(|why| why.contains("rings")));
     rig.end();
 }
 
