@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use devrx_proto::completion::Completion;
-use devrx_proto::endpoints::{Endpoints, QueueEndpoints};
+use devrx_proto::endpoints::QueueEndpoints;
 use devrx_proto::layout::{Counter, Layout, STATE, State};
 use devrx_proto::message::Opened;
 use devrx_proto::refill::RefillEntry;
@@ -75,6 +75,7 @@ pub struct Attachment {
     daemon_fd: OwnedFd,
     client_fd: OwnedFd,
     region_fd: Option<OwnedFd>,
+    export_fd: Option<OwnedFd>,
     pub(crate) queues: Vec<Queue>,
     /// The queue to look at first.
     next: usize,
@@ -96,10 +97,9 @@ impl Attachment {
         static NEXT: AtomicU32 = AtomicU32::new(1);
         let layout = Layout::new(&opened.layout).map_err(devrx_proto::shm::ShmError::from)?;
         check(&opened)?;
-        let ends =
-            Endpoints::from_fds(fds, opened.queues.len(), opened.region.fd).ok_or_else(|| {
-                ClientError::broken("the descriptors are not those of the attachment")
-            })?;
+        let ends = opened.endpoints(fds).ok_or_else(|| {
+            ClientError::broken("the descriptors are not those of the attachment")
+        })?;
         let daemon = Shm::map(
             ends.daemon_memory.as_fd(),
             layout.daemon_size(),
@@ -152,6 +152,7 @@ impl Attachment {
             daemon_fd: ends.daemon_memory,
             client_fd: ends.client_memory,
             region_fd: ends.region,
+            export_fd: ends.export,
             queues,
             next: 0,
             scratch: vec![Completion::default(); BATCH].into(),
@@ -451,10 +452,22 @@ impl Attachment {
         (self.daemon_fd.as_fd(), self.client_fd.as_fd())
     }
 
-    /// The descriptor of the region, to map or to import into a device. None: it cannot be passed.
+    /// The descriptor of the region, to map. It is a memfd, which is no dma-buf (see [`export_fd`](Self::export_fd)), or the dma-buf
+    /// that was handed over when the attachment was made. None: it cannot be passed.
     #[must_use]
     pub fn region_fd(&self) -> Option<BorrowedFd<'_>> {
         self.region_fd.as_ref().map(AsFd::as_fd)
+    }
+
+    /// The region as a dma-buf, where the daemon exported it as one (memory kind `udmabuf`): what another driver imports, for example
+    /// DRM (`DRM_IOCTL_PRIME_FD_TO_HANDLE`), or ROCm and CUDA where their versions take dma-bufs of host memory. Offsets in it are those of
+    /// [`Segment`](crate::Segment). None: the region has no such identity; ask for the kind `udmabuf`, or, where the runtime registers
+    /// host memory instead, register a mapping of [`region_fd`](Self::region_fd).
+    ///
+    /// Whoever imported it keeps the memory, even after the attachment has ended; nothing is received into it then.
+    #[must_use]
+    pub fn export_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.export_fd.as_ref().map(AsFd::as_fd)
     }
 
     /// The eventfd that wakes the daemon of a queue (NEED_KICK).

@@ -35,8 +35,8 @@
 //!
 //! # For a GPU, or another language
 //!
-//! [`Attachment::layout`], [`Attachment::daemon_memory`], [`Attachment::client_memory`] and [`Attachment::region_fd`] are all
-//! it takes to consume the rings without this crate; [`devrx_proto::layout`] and [`devrx_proto::ring`] say how.
+//! [`Attachment::layout`], [`Attachment::daemon_memory`], [`Attachment::client_memory`] and [`Attachment::region_fd`] (with
+//! [`Attachment::export_fd`], where another driver imports it) are all it takes to consume the rings without this crate; [`devrx_proto::layout`] and [`devrx_proto::ring`] say how.
 
 mod attach;
 mod attachment;

@@ -1,7 +1,8 @@
 //! A client against a small daemon in this process: real sockets, memfds and eventfds, both sides falling asleep, everything
 //! accounted for; and daemons that break the protocol.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -35,8 +36,23 @@ struct Daemon {
     events: Vec<QueueEndpoints>,
 }
 
+/// The region's descriptors, as this daemon passes them, in place of those it has.
+#[derive(Default)]
+struct Passed {
+    region: Option<OwnedFd>,
+    export: Option<OwnedFd>,
+}
+
 /// Serves one control connection and one attachment, then does `run` with it.
 fn daemon<T: Send + 'static>(
+    queues: u32,
+    run: impl FnOnce(Daemon) -> T + Send + 'static,
+) -> (JoinHandle<T>, PathBuf, tempfile::TempDir) {
+    daemon_passing(Passed::default(), queues, run)
+}
+
+fn daemon_passing<T: Send + 'static>(
+    passed: Passed,
     queues: u32,
     run: impl FnOnce(Daemon) -> T + Send + 'static,
 ) -> (JoinHandle<T>, PathBuf, tempfile::TempDir) {
@@ -48,7 +64,7 @@ fn daemon<T: Send + 'static>(
         greet(&control);
         let session = listener.accept().expect("the attachment's connection");
         greet(&session);
-        let result = run(open(session, queues));
+        let result = run(open(session, queues, passed));
         drop(control);
         result
     });
@@ -74,7 +90,7 @@ fn greet(stream: &Stream) {
         .expect("sent");
 }
 
-fn open(session: Stream, count: u32) -> Daemon {
+fn open(session: Stream, count: u32, passed: Passed) -> Daemon {
     let (sequence, Request::Attach(request)) = request(&session) else {
         panic!("no attach")
     };
@@ -124,6 +140,7 @@ fn open(session: Stream, count: u32) -> Daemon {
             chunk_size: CHUNK,
             chunks: CHUNKS,
             fd: true,
+            export: passed.export.is_some(),
             mappable: true,
         },
         split: true,
@@ -140,7 +157,8 @@ fn open(session: Stream, count: u32) -> Daemon {
                 kick: ends.kick.try_clone().expect("fd"),
             })
             .collect(),
-        region: Some(region_fd),
+        region: Some(passed.region.unwrap_or(region_fd)),
+        export: passed.export,
     };
     let reply = AttachReply {
         name: request.name,
@@ -480,6 +498,37 @@ fn a_forgotten_batch_leaves_the_next_alone() {
     assert_eq!(attachment.give_back(kept.drain(..)).expect("ours"), 1);
     drop((attachment, client));
     assert_eq!(daemon.join().expect("no panic"), [1, 0]);
+}
+
+/// What another driver is to import reaches the client as what it is, beside the memory that a CPU maps.
+#[test]
+fn an_exported_region_comes_with_its_dmabuf() {
+    let inode = |fd: BorrowedFd<'_>| {
+        let file = std::fs::File::from(fd.try_clone_to_owned().expect("fd"));
+        file.metadata().expect("a file").ino()
+    };
+    // Nothing here looks into it: any file stands for a dma-buf.
+    let (dmabuf, _) = Shm::create_client_written("dmabuf", 4096).expect("memfd");
+    let expected = inode(dmabuf.as_fd());
+    let passed = Passed {
+        export: Some(dmabuf),
+        ..Passed::default()
+    };
+    let (daemon, path, _folder) = daemon_passing(passed, 2, |daemon| drop(daemon.session.recv()));
+    let (client, attachment) = attach(&path);
+    assert_eq!(attachment.export_fd().map(inode), Some(expected));
+    let region = attachment.region_fd().map(inode);
+    assert!(region.is_some_and(|region| region != expected));
+    assert!(attachment.memory().region().is_some());
+    drop((attachment, client));
+    daemon.join().expect("no panic");
+
+    let passed = Passed::default();
+    let (daemon, path, _folder) = daemon_passing(passed, 1, |daemon| drop(daemon.session.recv()));
+    let (client, attachment) = attach(&path);
+    assert!(attachment.export_fd().is_none() && attachment.region_fd().is_some());
+    drop((attachment, client));
+    daemon.join().expect("no panic");
 }
 
 #[test]

@@ -28,7 +28,8 @@ impl QueueEndpoints {
 }
 
 /// Everything one consumer gets. In a message: daemon-written memfd, client-written memfd, then wake and kick of each queue, then
-/// the region if it can be passed.
+/// the region if it can be passed, then its dma-buf if it has one. Which of the last two come is said in
+/// [`RegionInfo`](crate::message::RegionInfo); the number of descriptors is exact.
 #[derive(Debug)]
 pub struct Endpoints {
     /// The daemon-written memfd.
@@ -37,18 +38,21 @@ pub struct Endpoints {
     pub client_memory: OwnedFd,
     /// The queues of the attachment, in order.
     pub queues: Vec<QueueEndpoints>,
-    /// The region's memory.
+    /// The region's memory: what a CPU maps.
     pub region: Option<OwnedFd>,
+    /// The dma-buf that the region's memory is exported as, where that is another descriptor than `region`: what another driver
+    /// imports.
+    pub export: Option<OwnedFd>,
 }
 
 /// Most descriptors of one message.
-pub const MAX_FDS: usize = 2 + 2 * MAX_QUEUES as usize + 1;
+pub const MAX_FDS: usize = 2 + 2 * MAX_QUEUES as usize + 2;
 
 impl Endpoints {
     /// How many descriptors a reply carries.
     #[must_use]
-    pub const fn count(queues: usize, region: bool) -> usize {
-        2 + 2 * queues + region as usize
+    pub const fn count(queues: usize, region: bool, export: bool) -> usize {
+        2 + 2 * queues + region as usize + export as usize
     }
 
     /// The descriptors in the order of the message.
@@ -60,13 +64,28 @@ impl Endpoints {
             fds.push(queue.kick.as_fd());
         }
         fds.extend(self.region.as_ref().map(AsFd::as_fd));
+        fds.extend(self.export.as_ref().map(AsFd::as_fd));
         fds
     }
 
-    /// Sorts out received descriptors. `None`: not the number that this attachment takes.
+    /// Sorts out the received descriptors of an attachment whose region is not exported; [`Opened::endpoints`] takes any. `None`: not
+    /// the number that this attachment takes.
+    ///
+    /// [`Opened::endpoints`]: crate::message::Opened::endpoints
     #[must_use]
     pub fn from_fds(fds: Vec<OwnedFd>, queues: usize, region: bool) -> Option<Self> {
-        if fds.len() != Self::count(queues, region) {
+        Self::sort(fds, queues, region, false)
+    }
+
+    pub(crate) fn sort(
+        fds: Vec<OwnedFd>,
+        queues: usize,
+        region: bool,
+        export: bool,
+    ) -> Option<Self> {
+        if fds.len() != Self::count(queues, region, export)
+            && !devrx_sabotage::removed("endpoint-count")
+        {
             return None;
         }
         let mut fds = fds.into_iter();
@@ -83,7 +102,8 @@ impl Endpoints {
             daemon_memory,
             client_memory,
             queues: ends,
-            region: fds.next(),
+            region: if region { fds.next() } else { None },
+            export: if export { fds.next() } else { None },
         })
     }
 }

@@ -219,6 +219,9 @@ pub struct RegionInfo {
     pub chunks: u32,
     /// A descriptor of it goes with the message.
     pub fd: bool,
+    /// The dma-buf that it is exported as goes with the message too, as a descriptor of its own (udmabuf).
+    #[serde(default)]
+    pub export: bool,
     /// The descriptor can be mapped to be read by a CPU.
     pub mappable: bool,
 }

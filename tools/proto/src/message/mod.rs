@@ -13,6 +13,8 @@ mod header;
 pub use body::*;
 pub use header::{HEADER_SIZE, Header, MAGIC, VERSION};
 
+use std::os::fd::OwnedFd;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
@@ -258,6 +260,13 @@ impl Opened {
     /// How many descriptors go with it: see [`Endpoints`].
     #[must_use]
     pub fn fds(&self) -> usize {
-        Endpoints::count(self.queues.len(), self.region.fd)
+        Endpoints::count(self.queues.len(), self.region.fd, self.region.export)
+    }
+
+    /// Sorts out the descriptors that came with it. `None`: not as many as it takes.
+    #[must_use]
+    pub fn endpoints(&self, fds: Vec<OwnedFd>) -> Option<Endpoints> {
+        let RegionInfo { fd, export, .. } = self.region;
+        Endpoints::sort(fds, self.queues.len(), fd, export)
     }
 }
