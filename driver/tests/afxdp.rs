@@ -391,6 +391,41 @@ fn a_rule_goes_to_a_range_of_queues_or_to_none() {
     });
 }
 
+/// However many queues an attachment has, it can have as many rules as one queue; and each is one change to the program.
+#[test]
+fn many_queues_can_have_as_many_rules_as_one() {
+    in_namespace(1500, 20, || {
+        let mut nic = open_nic();
+        let setups: Vec<Setup> = (0..20)
+            .map(|index| {
+                let wanted = Wanted {
+                    index,
+                    chunks: 64,
+                    ring: 32,
+                    ..Wanted::default()
+                };
+                Setup::new(&mut nic, wanted)
+            })
+            .collect();
+        let rule = |id: u16| format!("udp,dst-port={}", 5000 + id).parse().unwrap();
+        for id in 0..64 {
+            nic.add_flow(0..=19, id, &rule(id)).unwrap();
+        }
+        let error = nic.add_flow(0..=19, 64, &rule(64)).unwrap_err().to_string();
+        assert!(error.contains("a queue can have 64"), "{error}");
+        // A queue of them on its own has a rule less: the others keep it.
+        nic.remove_flow(7..=7, 3).unwrap();
+        nic.remove_flow(0..=19, 3)
+            .expect_err("queue 7 has it no more");
+        nic.remove_flow(8..=19, 3).unwrap();
+        nic.remove_flow(0..=6, 3).unwrap();
+        nic.add_flow(0..=19, 64, &rule(64)).unwrap();
+        for setup in setups {
+            setup.finish(&mut nic, 0);
+        }
+    });
+}
+
 #[test]
 fn a_sleeper_is_woken() {
     in_namespace(1500, 1, || {

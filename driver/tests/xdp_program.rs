@@ -8,7 +8,7 @@
 mod common;
 
 use devrx_driver::afxdp::bpf::program::{TEST_VERDICT, Target, XDP_PASS, generate};
-use devrx_driver::afxdp::bpf::{MAX_RULES, MAX_RULES_PER_QUEUE, sys};
+use devrx_driver::afxdp::bpf::{MAX_QUEUES, MAX_RULES, MAX_RULES_PER_QUEUE, sys};
 use devrx_driver::flow::{FlowRule, first_match};
 use devrx_driver::packet::parse;
 use proptest::prelude::*;
@@ -23,6 +23,30 @@ fn skipped() -> bool {
         eprintln!("skipped: loading BPF programs needs root");
     }
     skip
+}
+
+/// Runs `test` with the index of a veth interface of `queues` queues, in a network namespace of a thread's own, which ends with it.
+fn in_namespace(queues: u32, test: impl FnOnce(u32) + Send + 'static) {
+    if skipped() {
+        return;
+    }
+    let thread = std::thread::spawn(move || {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+        let n = format!("numrxqueues {queues} numtxqueues {queues}");
+        let made = std::process::Command::new("ip")
+            .args(format!("link add devrx-q {n} type veth peer name devrx-p {n}").split(' '))
+            .status();
+        if !made.is_ok_and(|status| status.success()) {
+            eprintln!(
+                "skipped: `ip link add ... type veth` failed; install iproute2, and the veth module"
+            );
+            return;
+        }
+        test(nix::net::if_::if_nametoindex("devrx-q").unwrap());
+    });
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
 }
 
 fn load(queues: &[(u32, Vec<FlowRule>)]) -> OwnedFd {
@@ -48,19 +72,19 @@ fn verified(program: &OwnedFd) -> u64 {
         .unwrap()
 }
 
-/// Compares the two for one frame; says whether a rule took it.
-fn check(program: &OwnedFd, rules: &[FlowRule], frame: &[u8]) -> bool {
+/// Compares the two for one frame, as if it came in `from` interface and queue; says whether a rule took it.
+fn check(program: &OwnedFd, rules: &[FlowRule], frame: &[u8], from: Option<(u32, u32)>) -> bool {
     let numbered: Vec<(u16, FlowRule)> = rules.iter().map(|rule| (0, *rule)).collect();
     let parsed = parse(frame, frame.len());
     let expected = first_match(&numbered, &parsed.key)
         .map_or(XDP_PASS, |position| TEST_VERDICT + position as u32);
-    let verdict = sys::prog_test_run(program.as_fd(), frame, None, 1)
+    let verdict = sys::prog_test_run(program.as_fd(), frame, from, 1)
         .unwrap()
         .action;
     let rules: Vec<String> = rules.iter().map(ToString::to_string).collect();
     assert_eq!(
         verdict, expected,
-        "rules {rules:?}, frame {parsed:?} {frame:02x?}"
+        "rules {rules:?}, from {from:?}, frame {parsed:?} {frame:02x?}"
     );
     expected != XDP_PASS
 }
@@ -93,7 +117,7 @@ fn the_program_takes_what_the_rules_take() {
         .run(&(rules, frames()), |(rules, frames)| {
             let program = load(&[(0, rules.clone())]);
             for frame in frames {
-                let took = check(&program, &rules, &frame);
+                let took = check(&program, &rules, &frame, None);
                 seen.set(seen.get() + 1);
                 taken.set(taken.get() + u32::from(took));
             }
@@ -106,6 +130,87 @@ fn the_program_takes_what_the_rules_take() {
         taken > seen / 10 && taken < seen * 9 / 10,
         "{taken} of {seen} frames taken"
     );
+}
+
+/// The same where queues share lists: queues that lie side by side or apart, with one list, another, or none.
+#[test]
+fn queues_that_share_rules_take_what_the_rules_take() {
+    in_namespace(9, |ifindex| {
+        let rules = || prop::collection::vec(common::rule(), 1..8);
+        let lists = prop::collection::vec(0..3usize, 9);
+        let config = ProptestConfig {
+            cases: 100,
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        };
+        let seen = Cell::new([0u32; 2]);
+        TestRunner::new(config)
+            .run(
+                &((rules(), rules()), lists, frames()),
+                |((one, other), lists, frames)| {
+                    let of = |queue: u32| match lists[queue as usize] {
+                        0 => vec![],
+                        1 => one.clone(),
+                        _ => other.clone(),
+                    };
+                    let queues: Vec<_> = (0..9).map(|queue| (queue, of(queue))).collect();
+                    let program = load(&queues);
+                    for (number, frame) in (0..).zip(frames) {
+                        let queue = number % 9;
+                        let took = check(&program, &of(queue), &frame, Some((ifindex, queue)));
+                        let mut count = seen.get();
+                        count[usize::from(took)] += 1;
+                        seen.set(count);
+                    }
+                    Ok(())
+                },
+            )
+            .unwrap();
+        let [left, taken] = seen.get();
+        assert!(left > 500 && taken > 500, "{taken} taken, {left} left");
+    });
+}
+
+/// As many rules as may be make a program longer than a jump reaches.
+#[test]
+fn the_last_of_the_most_rules_takes_its_packets() {
+    in_namespace(64, |ifindex| {
+        let lists = MAX_RULES / MAX_RULES_PER_QUEUE;
+        let port = |list: usize, n: usize| (list * MAX_RULES_PER_QUEUE + n) as u16;
+        let queues: Vec<(u32, Vec<FlowRule>)> = (0..64)
+            .map(|queue| {
+                let rule = |n| {
+                    let port = port(queue % lists, n);
+                    // The longest there are, that take the frame sent.
+                    format!(
+                        "vlan=1,inner-vlan=2,ip6,src=fd00::/127,dst=fd00::2/127,udp,src-port=0-{port},dst-port={port}"
+                    )
+                };
+                let rules = (0..MAX_RULES_PER_QUEUE).map(|n| rule(n).parse().unwrap());
+                (queue as u32, rules.collect())
+            })
+            .collect();
+        let length = generate(&queues, Target::Test).unwrap().len();
+        assert!(length > 0x8000, "{length}: no jump is far");
+        let program = load(&queues);
+        let (_, _, mut frame) = common::corpus()
+            .into_iter()
+            .find(|(name, ..)| *name == "udp6")
+            .unwrap();
+        frame.splice(12..12, [0x81, 0, 0, 1, 0x81, 0, 0, 2]);
+        let mut taken = 0;
+        for (queue, rules) in &queues {
+            for list in 0..lists {
+                for n in [0, 31, MAX_RULES_PER_QUEUE - 1] {
+                    let port = port(list, n).to_be_bytes();
+                    frame[62..64].copy_from_slice(&port);
+                    frame[64..66].copy_from_slice(&port);
+                    taken += u32::from(check(&program, rules, &frame, Some((ifindex, *queue))));
+                }
+            }
+        }
+        assert_eq!(taken, 64 * 3);
+    });
 }
 
 /// Every rule kind alone (so every depth of the walk is generated) over the corpus, whole and cut off.
@@ -167,7 +272,12 @@ fn each_kind_of_rule_takes_the_same_of_the_corpus() {
                 17,
                 14,
             ] {
-                check(&program, &rules, &frame[..length.clamp(14, frame.len())]);
+                check(
+                    &program,
+                    &rules,
+                    &frame[..length.clamp(14, frame.len())],
+                    None,
+                );
             }
         }
         assert!(taken > before, "no frame of the corpus is taken by {rule}");
@@ -222,73 +332,99 @@ fn the_verifier_takes_as_many_rules_as_are_promised() {
         },
     ];
     for kind in kinds {
-        let queues: Vec<(u32, Vec<FlowRule>)> = (0..MAX_RULES / MAX_RULES_PER_QUEUE)
+        let rules: Vec<FlowRule> = (0..MAX_RULES_PER_QUEUE)
+            .map(|n| kind(n).parse().unwrap_or_else(|e| panic!("{e}")))
+            .collect();
+        // Each list of its own, by its order; each for two queues that do not lie side by side.
+        let lists = MAX_RULES / MAX_RULES_PER_QUEUE;
+        let queues: Vec<(u32, Vec<FlowRule>)> = (0..2 * lists)
             .map(|queue| {
-                let rules = (0..MAX_RULES_PER_QUEUE)
-                    .map(|n| kind(n).parse().unwrap_or_else(|e| panic!("{e}")));
-                (queue as u32 * 3, rules.collect())
+                let mut rules = rules.clone();
+                rules.rotate_left(queue % lists);
+                (queue as u32 * 3, rules)
             })
             .collect();
+        let start = std::time::Instant::now();
         let program = load(&queues);
+        let took = start.elapsed();
         worst = worst.max(verified(&program));
         println!(
-            "{}: {} instructions followed",
-            queues[0].1[1],
+            "{}: {} instructions, {} followed, loaded in {took:?}",
+            rules[1],
+            generate(&queues, Target::Test).unwrap().len(),
             verified(&program)
         );
+        // Queues that share a list cost the verifier next to nothing.
+        let many: Vec<_> = (0..MAX_QUEUES)
+            .map(|queue| (queue, rules.clone()))
+            .collect();
+        let (one, all) = (load(&many[..1]), load(&many));
+        assert!(verified(&all) < verified(&one) + 20, "{}", verified(&all));
     }
-    // A rule on each of many queues.
+    // A rule on each of many queues, all different; a list for every other queue of all there can be.
+    let rule = |n: u32| vec![format!("udp,dst-port={n}").parse().unwrap()];
     let queues: Vec<(u32, Vec<FlowRule>)> = (0..MAX_RULES as u32)
-        .map(|queue| {
-            (
-                queue,
-                vec![format!("udp,dst-port={queue}").parse().unwrap()],
-            )
-        })
+        .map(|queue| (queue, rule(queue)))
         .collect();
     worst = worst.max(verified(&load(&queues)));
+    let queues: Vec<(u32, Vec<FlowRule>)> = (0..MAX_QUEUES)
+        .map(|queue| (queue, rule(queue % 2)))
+        .collect();
+    worst = worst.max(verified(&load(&queues)));
+    println!("worst: {worst}");
     // Linux gives up at a million; keep well away, since versions differ in how well they merge paths.
     assert!(worst < 250_000, "{worst}");
 }
 
-/// Each queue has its own rules. Queues of a veth pair in a network namespace of this thread's own, which ends with it.
+/// Each queue has its own rules.
 #[test]
 fn queues_do_not_mix() {
-    if skipped() {
-        return;
-    }
-    std::thread::spawn(|| {
-        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
-        let made = std::process::Command::new("ip")
-            .args("link add devrx-q numrxqueues 9 numtxqueues 9 type veth peer name devrx-p numrxqueues 9 numtxqueues 9".split(' '))
-            .status();
-        if !made.is_ok_and(|status| status.success()) {
-            eprintln!("skipped: `ip link add ... type veth` failed; install iproute2, and the veth module");
-            return;
-        }
-        let ifindex = nix::net::if_::if_nametoindex("devrx-q").unwrap();
+    in_namespace(9, |ifindex| {
         // Rules at some queues, none at others, none at the last.
         let with_rules = [0u32, 1, 3, 4, 5, 7];
         let queues: Vec<(u32, Vec<FlowRule>)> = with_rules
             .iter()
-            .map(|queue| (*queue, (0..=*queue).map(|n| format!("dst-port={}", 5000 + 10 * n).parse().unwrap()).collect()))
+            .map(|queue| {
+                (
+                    *queue,
+                    (0..=*queue)
+                        .map(|n| format!("dst-port={}", 5000 + 10 * n).parse().unwrap())
+                        .collect(),
+                )
+            })
             .collect();
         let program = load(&queues);
         let udp = |port: u16| {
-            let (_, _, mut frame) = common::corpus().into_iter().find(|(name, ..)| *name == "udp4").unwrap();
+            let (_, _, mut frame) = common::corpus()
+                .into_iter()
+                .find(|(name, ..)| *name == "udp4")
+                .unwrap();
             frame[36..38].copy_from_slice(&port.to_be_bytes());
             frame
         };
         for queue in 0..9 {
             for n in 0..9 {
-                let verdict = sys::prog_test_run(program.as_fd(), &udp(5000 + 10 * n), Some((ifindex, queue)), 1).unwrap().action;
+                let verdict = sys::prog_test_run(
+                    program.as_fd(),
+                    &udp(5000 + 10 * n),
+                    Some((ifindex, queue)),
+                    1,
+                )
+                .unwrap()
+                .action;
                 let takes = with_rules.contains(&queue) && u32::from(n) <= queue;
-                assert_eq!(verdict, if takes { TEST_VERDICT + u32::from(n) } else { XDP_PASS }, "queue {queue}, rule {n}");
+                assert_eq!(
+                    verdict,
+                    if takes {
+                        TEST_VERDICT + u32::from(n)
+                    } else {
+                        XDP_PASS
+                    },
+                    "queue {queue}, rule {n}"
+                );
             }
         }
-    })
-    .join()
-    .unwrap();
+    });
 }
 
 /// Later fragments go by address, never by port.

@@ -9,11 +9,11 @@ use std::sync::Arc;
 use devrx_provider::{MapWay, QueueNeeds, page_size};
 use nix::net::if_::if_nametoindex;
 
-use super::bpf::{Steering, XdpMode, grace_period};
+use super::bpf::{Rules, Steering, XdpMode, grace_period};
 use super::ethtool_sys::{Ethtool, FLAG_RX_VLAN};
 use super::queue::AfXdpQueue;
 use super::receive::Receive;
-use super::rules::{RuleBoard, Rules};
+use super::rules::RuleBoard;
 use super::{bind, discover, ntuple};
 use crate::flow::FlowRule;
 use crate::packet::MAX_HEADERS;
@@ -329,7 +329,7 @@ impl Nic for AfXdpNic {
             ntuple::remove(&self.ethtool, &self.name, &flow.locations);
         }
         // All of it, whatever fails on the way.
-        let rules = self.steering.set_rules(queue, &[]);
+        let rules = self.steering.set_rules([(queue, Vec::new())]);
         let socket = self.steering.remove_socket(queue);
         let grace = grace_period();
         rules.and(socket).and(grace)
@@ -349,49 +349,79 @@ impl Nic for AfXdpNic {
 }
 
 impl AfXdpNic {
-    /// Has one queue's program and classifier take a rule.
-    fn push_rule(&mut self, queue: u32, id: u16, rule: &FlowRule) -> Result<(), DriverError> {
-        let open = self.opened(queue)?;
-        if id == crate::NO_FLOW || open.flows.iter().any(|flow| flow.id == id) {
-            return Err(self.flow_error(
-                queue,
-                rule,
-                format!("the queue has a flow with id {id} already; use another"),
-            ));
+    /// Has the program and the queues' classifiers take a rule: on all of the queues, or on none.
+    fn push_rule(
+        &mut self,
+        queues: &RangeInclusive<u32>,
+        id: u16,
+        rule: &FlowRule,
+    ) -> Result<(), DriverError> {
+        let mut changes = Vec::new();
+        for queue in queues.clone() {
+            let open = self.opened(queue)?;
+            if id == crate::NO_FLOW || open.flows.iter().any(|flow| flow.id == id) {
+                return Err(self.flow_error(
+                    queue,
+                    rule,
+                    format!("the queue has a flow with id {id} already; use another"),
+                ));
+            }
+            let mut rules = open.rules();
+            rules.push((id, *rule));
+            changes.push((queue, rules));
         }
-        let mut rules = open.rules();
-        let before = rules.clone();
-        rules.push((id, *rule));
-        // The queue first: a packet that comes by the new rule is then told from the others.
-        open.board.set(rules.clone());
-        if let Err(error) = self.steering.set_rules(queue, &rules) {
-            self.opened(queue)?.board.set(before);
+        // The queues first: a packet that comes by the new rule is then told from the others.
+        for (queue, rules) in &changes {
+            self.opened(*queue)?.board.set(rules.clone());
+        }
+        if let Err(error) = self.steering.set_rules(changes) {
+            for queue in queues.clone() {
+                let open = self.opened(queue)?;
+                open.board.set(open.rules());
+            }
             return Err(error);
         }
-        self.opened(queue)?.flows.push(Flow {
-            id,
-            rule: *rule,
-            locations: Vec::new(),
-        });
+        for queue in queues.clone() {
+            self.opened(queue)?.flows.push(Flow {
+                id,
+                rule: *rule,
+                locations: Vec::new(),
+            });
+        }
         Ok(())
     }
 
-    /// Takes a rule off one queue; answers the NIC's receive rules that were set for it.
-    fn pull_rule(&mut self, queue: u32, id: u16) -> Result<Vec<u32>, DriverError> {
-        let open = self.opened(queue)?;
-        let Some(at) = open.flows.iter().position(|flow| flow.id == id) else {
-            return Err(self.flow_error(
-                queue,
-                id,
-                "the queue has no flow with this id; `devrx flow list` shows them",
-            ));
-        };
-        let mut rules = open.rules();
-        rules.remove(at);
-        let board = Arc::clone(&open.board);
-        self.steering.set_rules(queue, &rules)?;
-        board.set(rules);
-        Ok(self.opened(queue)?.flows.remove(at).locations)
+    /// Takes a rule off all of the queues, or none; answers the NIC's receive rules that were set for it.
+    fn pull_rule(
+        &mut self,
+        queues: &RangeInclusive<u32>,
+        id: u16,
+    ) -> Result<Vec<u32>, DriverError> {
+        let mut changes = Vec::new();
+        for queue in queues.clone() {
+            let open = self.opened(queue)?;
+            let mut rules = open.rules();
+            let before = rules.len();
+            rules.retain(|(other, _)| *other != id);
+            if rules.len() == before {
+                return Err(self.flow_error(
+                    queue,
+                    id,
+                    "the queue has no flow with this id; `devrx flow list` shows them",
+                ));
+            }
+            changes.push((queue, rules));
+        }
+        self.steering.set_rules(changes)?;
+        let mut locations = Vec::new();
+        for queue in queues.clone() {
+            let open = self.opened(queue)?;
+            for flow in open.flows.extract_if(.., |flow| flow.id == id) {
+                locations.extend(flow.locations);
+            }
+            open.board.set(open.rules());
+        }
+        Ok(locations)
     }
 
     /// Has the NIC bring what a rule takes to the queues. Answers the receive rules set for that, and what will not arrive.
@@ -437,16 +467,7 @@ impl Flows for AfXdpNic {
         id: u16,
         rule: &FlowRule,
     ) -> Result<Vec<String>, DriverError> {
-        for queue in queues.clone() {
-            if let Err(error) = self.push_rule(queue, id, rule) {
-                for done in *queues.start()..queue {
-                    if let Err(error) = self.pull_rule(done, id) {
-                        tracing::error!(nic = self.name, queue = done, %error, "taking a flow rule back");
-                    }
-                }
-                return Err(error);
-            }
-        }
+        self.push_rule(&queues, id, rule)?;
         let mut notes = rule.notes();
         let (locations, more) = self.bring(&queues, rule);
         notes.extend(more);
@@ -462,10 +483,8 @@ impl Flows for AfXdpNic {
     }
 
     fn remove_flow(&mut self, queues: RangeInclusive<u32>, id: u16) -> Result<(), DriverError> {
-        for queue in queues {
-            let locations = self.pull_rule(queue, id)?;
-            ntuple::remove(&self.ethtool, &self.name, &locations);
-        }
+        let locations = self.pull_rule(&queues, id)?;
+        ntuple::remove(&self.ethtool, &self.name, &locations);
         Ok(())
     }
 

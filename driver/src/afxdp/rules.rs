@@ -3,12 +3,9 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::bpf::Rules;
 use crate::chunk::NO_FLOW;
-use crate::flow::FlowRule;
 use crate::packet::PacketKey;
-
-/// The rules of a queue in the order they were added, each with its id.
-pub(super) type Rules = Vec<(u16, FlowRule)>;
 
 /// The controlling side: says what the rules are.
 #[derive(Debug, Default)]
@@ -98,6 +95,7 @@ impl Classifier {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::flow::FlowRule;
 
     fn key(port: u16) -> PacketKey {
         PacketKey {

@@ -193,6 +193,12 @@ impl Asm {
         self.push(JMP32 | cond as u8, reg, Reg::R0, 0, imm.cast_signed());
     }
 
+    /// Jumps if `reg`, all 64 bits, is null: what a look-up answered may be used where it does not jump.
+    pub fn jump_if_null(&mut self, reg: Reg, to: Label) {
+        self.jumps.push((self.insns.len(), to));
+        self.push(JMP | Cond::Eq as u8, reg, Reg::R0, 0, 0);
+    }
+
     /// Jumps if all 64 bits of `reg` compare so with `other`; the only comparison that packet pointers allow.
     pub fn jump_if_reg(&mut self, cond: Cond, reg: Reg, other: Reg, to: Label) {
         self.jumps.push((self.insns.len(), to));
@@ -201,18 +207,9 @@ impl Asm {
 
     /// `dst` = the map of file descriptor `fd`.
     pub fn map(&mut self, dst: Reg, fd: i32) {
-        self.wide(dst, Reg::R1, fd, 0); // BPF_PSEUDO_MAP_FD
-    }
-
-    /// `dst` = address of byte `offset` of the first value of the array map of file descriptor `fd`.
-    pub fn map_value(&mut self, dst: Reg, fd: i32, offset: u32) {
-        self.wide(dst, Reg::R2, fd, offset); // BPF_PSEUDO_MAP_VALUE
-    }
-
-    /// The one instruction of 16 bytes; `kind` stands in the source register.
-    fn wide(&mut self, dst: Reg, kind: Reg, low: i32, high: u32) {
-        self.push(0x18, dst, kind, 0, low);
-        self.push(0, Reg::R0, Reg::R0, 0, high.cast_signed());
+        // The one instruction of 16 bytes; source register 1 is BPF_PSEUDO_MAP_FD.
+        self.push(0x18, dst, Reg::R1, 0, fd);
+        self.push(0, Reg::R0, Reg::R0, 0, 0);
     }
 
     /// Calls a helper by its number in linux/bpf.h.

@@ -30,6 +30,12 @@ impl Slot {
     pub(super) const fn plus(self, n: i16) -> Self {
         Self(self.0 - 8 * n)
     }
+
+    /// Its address.
+    pub(super) fn address(self, asm: &mut Asm, to: Reg) {
+        asm.alu_reg(Op::Mov, to, Reg::R10);
+        asm.alu(Op::Add, to, self.0.into());
+    }
 }
 
 /// 4 or 6 when the addresses are there.
@@ -50,6 +56,9 @@ const OFFSET: Slot = Slot::new(15);
 const LIMIT: Slot = Slot::new(16);
 /// The next header's number, in the walk over IPv6 extension headers.
 const NEXT: Slot = Slot::new(17);
+/// When the walk is over: the verdict, and the queue's number as a map's key.
+pub(super) const VERDICT: Slot = Slot::new(18);
+pub(super) const QUEUE: Slot = Slot::new(19);
 
 /// `struct xdp_md`.
 pub(super) const MD_DATA: i16 = 0;
@@ -75,7 +84,8 @@ pub(super) fn fetch(asm: &mut Asm, to: Reg, slot: Slot) {
     asm.load(Size::Word, to, Reg::R10, slot.0);
 }
 
-fn keep(asm: &mut Asm, slot: Slot, from: Reg) {
+/// Writes a slot.
+pub(super) fn keep(asm: &mut Asm, slot: Slot, from: Reg) {
     asm.store(Size::Word, Reg::R10, slot.0, from);
 }
 

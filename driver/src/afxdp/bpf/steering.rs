@@ -1,7 +1,7 @@
 //! The program on an interface, its maps, and changing its rules while packets pass.
 
 use super::asm::Insn;
-use super::program::{self, COUNTER_STRIDE, Target};
+use super::program::{self, COUNTER_STRIDE, Shared, Target};
 use super::sys::{self, MapKind};
 use crate::DriverError;
 use crate::flow::FlowRule;
@@ -15,8 +15,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 /// Rules a queue can have.
 pub const MAX_RULES_PER_QUEUE: usize = 64;
 
-/// Rules all queues of an interface can have together.
-pub const MAX_RULES: usize = 256;
+/// Rules all queues of an interface can have together. Queues with the same rules, as those of an attachment are, count as one.
+pub const MAX_RULES: usize = 1024;
 
 /// Queues an interface can have rules and sockets on.
 pub const MAX_QUEUES: u32 = 1024;
@@ -42,6 +42,9 @@ impl fmt::Display for XdpMode {
     }
 }
 
+/// Rules of a queue, each with a number of the caller's.
+pub type Rules = Vec<(u16, FlowRule)>;
+
 /// The program attached to one interface. Dropping it takes the program off, as does the end of the process.
 ///
 /// To end a queue without losing count of a packet: [`set_rules`](Self::set_rules) to none, [`remove_socket`](Self::remove_socket),
@@ -61,7 +64,7 @@ pub struct Steering {
     /// Why not [`XdpMode::Driver`], if that was tried.
     driver_refused: Option<io::Error>,
     frags: bool,
-    rules: BTreeMap<u32, Vec<(u16, FlowRule)>>,
+    rules: BTreeMap<u32, Rules>,
 }
 
 impl Steering {
@@ -84,12 +87,11 @@ impl Steering {
         }
         let sockets = sys::map_create(MapKind::Xsk, 4, queues, 0, None, "devrx_sockets")
             .map_err(|e| refused("bpf(BPF_MAP_CREATE, XSKMAP)", e))?;
-        // An instruction can name a place in an array's value only if the array has just one.
         let size = queues * COUNTER_STRIDE;
         let counters = sys::map_create(
             MapKind::Array,
-            size,
-            1,
+            COUNTER_STRIDE,
+            queues,
             sys::BPF_F_MMAPABLE,
             None,
             "devrx_counts",
@@ -97,7 +99,7 @@ impl Steering {
         .map_err(|e| refused("bpf(BPF_MAP_CREATE, ARRAY)", e))?;
         let counts = Mapping::map_shared(counters.as_fd(), 0, size as usize, false)
             .map_err(|e| refused("mmap of the XDP program's counters", e))?;
-        let empty = build(&BTreeMap::new(), &sockets, &counters)?;
+        let empty = build(&[], &sockets, &counters)?;
         let (program, frags) = load_either(&empty)?;
         let (link, mode, driver_refused) = link(ifindex, program.as_fd(), mode)?;
         Ok(Self {
@@ -114,32 +116,38 @@ impl Steering {
         })
     }
 
-    /// Replaces the rules of `queue`; those of other queues stay. The first rule that takes a packet counts; the numbers are the
-    /// caller's and mean nothing here. Packets see the old rules or the new ones, never neither. On an error the old ones stay.
+    /// Replaces the rules of some queues; those of others stay. The first rule that takes a packet counts; the numbers are the
+    /// caller's and mean nothing here. All of it in one step: packets see the old rules or the new ones, never neither. On an error
+    /// the old ones stay.
     ///
     /// # Errors
     ///
-    /// [`DriverError::BadConfig`] for more than [`MAX_RULES_PER_QUEUE`] rules on the queue, [`MAX_RULES`] on all, or a queue there is not;
+    /// [`DriverError::BadConfig`] for more than [`MAX_RULES_PER_QUEUE`] rules on a queue, [`MAX_RULES`] on all, or a queue there is not;
     /// [`DriverError::Sys`] when the system refuses, for example because the interface is gone.
-    pub fn set_rules(&mut self, queue: u32, rules: &[(u16, FlowRule)]) -> Result<(), DriverError> {
-        self.check_queue(queue)?;
-        if rules.len() > MAX_RULES_PER_QUEUE {
-            return Err(too_many(
-                rules.len(),
-                format!("a queue can have {MAX_RULES_PER_QUEUE} rules"),
-            ));
-        }
+    pub fn set_rules(
+        &mut self,
+        changes: impl IntoIterator<Item = (u32, Rules)>,
+    ) -> Result<(), DriverError> {
         let mut all = self.rules.clone();
-        all.insert(queue, rules.to_vec());
-        all.retain(|_, rules| !rules.is_empty());
-        let total = all.values().map(Vec::len).sum();
-        if total > MAX_RULES {
-            return Err(too_many(
-                total,
-                format!("all queues of an interface together can have {MAX_RULES} rules"),
-            ));
+        for (queue, rules) in changes {
+            self.check_queue(queue)?;
+            if rules.len() > MAX_RULES_PER_QUEUE {
+                let more = rules.len();
+                return Err(too_many(
+                    more,
+                    format!("a queue can have {MAX_RULES_PER_QUEUE}"),
+                ));
+            }
+            all.insert(queue, rules);
         }
-        let insns = build(&all, &self.sockets, &self.counters)?;
+        all.retain(|_, rules| !rules.is_empty());
+        let queues = bare(&all);
+        let lists = program::shared(&queues);
+        let total = lists.iter().map(|list| list.rules.len()).sum();
+        if total > MAX_RULES {
+            return Err(too_many(total, who_has_them(lists)));
+        }
+        let insns = build(&queues, &self.sockets, &self.counters)?;
         let program = load(&insns, self.frags)?;
         sys::link_update(self.link.as_fd(), program.as_fd()).map_err(|source| {
             DriverError::sys(
@@ -293,6 +301,39 @@ fn too_many(rules: usize, why: String) -> DriverError {
     }
 }
 
+/// The lists of rules there would be, the longest first.
+fn who_has_them(mut lists: Vec<Shared<'_>>) -> String {
+    const NAMED: usize = 6;
+    lists.sort_by_key(|list| std::cmp::Reverse(list.rules.len()));
+    let mut named: Vec<String> = lists
+        .iter()
+        .take(NAMED)
+        .map(|list| format!("{} for {}", list.rules.len(), queue_numbers(&list.queues)))
+        .collect();
+    if let Some(rest) = lists.get(NAMED..).filter(|rest| !rest.is_empty()) {
+        let rules: usize = rest.iter().map(|list| list.rules.len()).sum();
+        named.push(format!("{rules} for the queues of {} more", rest.len()));
+    }
+    format!(
+        "all queues of an interface together can have {MAX_RULES}, where queues with the same rules count once, and there would be {};          take rules that are not needed off the attachments on these queues (`devrx stats` shows which those are, `devrx flow list` and          `devrx flow del` their rules), or detach one",
+        named.join(", ")
+    )
+}
+
+/// `queue 3`, `queues 0-2, 5`.
+fn queue_numbers(queues: &[u32]) -> String {
+    let ranges: Vec<String> = queues
+        .chunk_by(|before, after| before + 1 == *after)
+        .filter_map(|range| match range {
+            [] => None,
+            [queue] => Some(queue.to_string()),
+            [first, .., last] => Some(format!("{first}-{last}")),
+        })
+        .collect();
+    let s = if queues.len() == 1 { "" } else { "s" };
+    format!("queue{s} {}", ranges.join(", "))
+}
+
 /// A refused call, with what to do about the usual causes.
 fn refused(call: &'static str, source: io::Error) -> DriverError {
     let fix = match source.raw_os_error() {
@@ -313,22 +354,30 @@ fn refused(call: &'static str, source: io::Error) -> DriverError {
     DriverError::sys(call, source, fix)
 }
 
+/// The rules without their numbers.
+fn bare(rules: &BTreeMap<u32, Rules>) -> Vec<(u32, Vec<FlowRule>)> {
+    rules
+        .iter()
+        .map(|(queue, rules)| (*queue, rules.iter().map(|(_, rule)| *rule).collect()))
+        .collect()
+}
+
 fn build(
-    rules: &BTreeMap<u32, Vec<(u16, FlowRule)>>,
+    queues: &[(u32, Vec<FlowRule>)],
     sockets: &OwnedFd,
     counters: &OwnedFd,
 ) -> Result<Vec<Insn>, DriverError> {
-    let queues: Vec<(u32, Vec<FlowRule>)> = rules
-        .iter()
-        .map(|(queue, rules)| (*queue, rules.iter().map(|(_, rule)| *rule).collect()))
-        .collect();
     let target = Target::Redirect {
         sockets: sockets.as_raw_fd(),
         counters: counters.as_raw_fd(),
     };
-    program::generate(&queues, target).map_err(|e| DriverError::BadConfig {
+    program::generate(queues, target).map_err(|e| DriverError::BadConfig {
         what: "the number of flow rules",
-        value: rules.values().map(Vec::len).sum::<usize>().to_string(),
+        value: queues
+            .iter()
+            .map(|(_, rules)| rules.len())
+            .sum::<usize>()
+            .to_string(),
         why: e.to_string(),
     })
 }

@@ -81,7 +81,9 @@ fn a_taken_packet_goes_to_its_queues_socket_and_is_counted() {
         );
         assert_eq!(verdict(&steering, ifindex, 2), XDP_PASS, "no rule");
 
-        steering.set_rules(2, &rule("udp,dst-port=5000")).unwrap();
+        steering
+            .set_rules([(2, rule("udp,dst-port=5000"))])
+            .unwrap();
         assert_eq!(verdict(&steering, ifindex, 2), XDP_PASS, "no socket");
         assert_eq!(
             steering.matched(2),
@@ -104,14 +106,16 @@ fn a_taken_packet_goes_to_its_queues_socket_and_is_counted() {
             [0, 0, 5, 0, 0]
         );
 
-        steering.set_rules(2, &rule("udp,dst-port=5001")).unwrap();
+        steering
+            .set_rules([(2, rule("udp,dst-port=5001"))])
+            .unwrap();
         assert_eq!(
             verdict(&steering, ifindex, 2),
             XDP_PASS,
             "the rule is another"
         );
 
-        steering.set_rules(2, &rule("any")).unwrap();
+        steering.set_rules([(2, rule("any"))]).unwrap();
         steering.remove_socket(2).unwrap();
         steering.remove_socket(2).unwrap();
         assert_eq!(
@@ -120,6 +124,81 @@ fn a_taken_packet_goes_to_its_queues_socket_and_is_counted() {
             "the socket is gone"
         );
         assert_eq!(steering.matched(2), 5);
+    });
+}
+
+/// One list for several queues: each packet goes to the socket of the queue it came in on, and is counted there.
+#[test]
+fn queues_that_share_rules_have_their_own_sockets_and_counts() {
+    with_veth(|ifindex| {
+        let mut steering = Steering::attach(ifindex, 4, None).unwrap();
+        let rules = rule("udp,dst-port=5000");
+        steering
+            .set_rules([0, 1, 3].map(|queue| (queue, rules.clone())))
+            .unwrap();
+        let sockets = [0, 3].map(|queue| (queue, Socket::new().unwrap()));
+        for (queue, socket) in &sockets {
+            steering.insert_socket(*queue, socket.as_fd()).unwrap();
+        }
+        for (queue, times, expected) in [
+            (0, 2, XDP_REDIRECT),
+            (1, 3, XDP_PASS),
+            (2, 1, XDP_PASS),
+            (3, 5, XDP_REDIRECT),
+        ] {
+            for _ in 0..times {
+                assert_eq!(verdict(&steering, ifindex, queue), expected, "{queue}");
+            }
+        }
+        assert_eq!(
+            [0, 1, 2, 3].map(|queue| steering.matched(queue)),
+            [2, 0, 0, 5]
+        );
+    });
+}
+
+/// `lists` lists as long as may be, no two alike.
+fn full(lists: usize) -> Vec<Rules> {
+    let rule = |n: usize| (n as u16, format!("udp,dst-port={n}").parse().unwrap());
+    (0..lists)
+        .map(|list| {
+            let first = list * MAX_RULES_PER_QUEUE;
+            (first..first + MAX_RULES_PER_QUEUE).map(rule).collect()
+        })
+        .collect()
+}
+
+#[test]
+fn a_list_that_several_queues_have_counts_once() {
+    with_veth(|ifindex| {
+        let mut steering = Steering::attach(ifindex, 256, None).unwrap();
+        let lists = full(MAX_RULES / MAX_RULES_PER_QUEUE + 1);
+        let (more, most) = lists.split_last().unwrap();
+        // 8 queues for each list; one more queue for the first.
+        let queues = most
+            .iter()
+            .flat_map(|list| std::iter::repeat_n(list.clone(), 8));
+        steering.set_rules((0..).zip(queues)).unwrap();
+        steering.set_rules([(200, most[0].clone())]).unwrap();
+        // One rule too many.
+        let error = steering.set_rules([(210, more[..1].to_vec())]).unwrap_err();
+        let text = error.to_string();
+        for part in [
+            "flow rules 1025 cannot",
+            "can have 1024",
+            "64 for queues 0-7, 200, 64 for queues 8-15,",
+            "for the queues of 11 more",
+            "devrx flow del",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        assert_eq!(steering.rules(210), []);
+        // Full as it is, a rule can be taken from a list, or put in the place of another; all queues of it at once.
+        let shorter = most[1][1..].to_vec();
+        steering
+            .set_rules((8..16).map(|queue| (queue, shorter.clone())))
+            .unwrap();
+        steering.set_rules([(210, more[..1].to_vec())]).unwrap();
     });
 }
 
@@ -169,23 +248,20 @@ fn what_cannot_be_set_is_refused_and_changes_nothing() {
             Err(DriverError::BadConfig { .. })
         ));
         let mut steering = Steering::attach(ifindex, 4, None).unwrap();
-        steering.set_rules(0, &rule("udp")).unwrap();
+        steering.set_rules([(0, rule("udp"))]).unwrap();
         let many = |count| vec![(0, "udp,dst-port=1".parse::<FlowRule>().unwrap()); count];
         assert!(matches!(
-            steering.set_rules(4, &[]),
+            steering.set_rules([(4, vec![])]),
             Err(DriverError::BadConfig { what: "queue", .. })
         ));
         assert!(matches!(
-            steering.set_rules(0, &many(MAX_RULES_PER_QUEUE + 1)),
+            steering.set_rules([(0, many(MAX_RULES_PER_QUEUE + 1))]),
             Err(DriverError::BadConfig { .. })
         ));
         assert_eq!(steering.rules(0), rule("udp"));
-        for queue in 1..4 {
-            steering
-                .set_rules(queue, &many(MAX_RULES_PER_QUEUE))
-                .unwrap();
-        }
-        steering.set_rules(0, &many(MAX_RULES_PER_QUEUE)).unwrap();
+        steering
+            .set_rules((0..4).map(|queue| (queue, many(MAX_RULES_PER_QUEUE))))
+            .unwrap();
         let pipe = std::io::pipe().unwrap();
         assert!(matches!(
             steering.insert_socket(0, pipe.0.as_fd()),
@@ -194,7 +270,7 @@ fn what_cannot_be_set_is_refused_and_changes_nothing() {
         // The interface goes away: the swap fails, and the rules that are reported are those that were.
         assert!(ip("link del devrx-a"));
         assert!(matches!(
-            steering.set_rules(1, &[]),
+            steering.set_rules([(1, vec![])]),
             Err(DriverError::Sys { .. })
         ));
         assert_eq!(steering.rules(1).len(), MAX_RULES_PER_QUEUE);
