@@ -65,8 +65,8 @@ pub trait Flows {
     ///
     /// # Errors
     ///
-    /// [`DriverError::Flow`] when the NIC cannot express the rule or `id` is taken, [`DriverError::QueueClosed`], or what the
-    /// system refused. Nothing has changed then.
+    /// [`DriverError::Flow`] when the NIC cannot express the rule, or `id` is taken or is [`NO_FLOW`](crate::NO_FLOW);
+    /// [`DriverError::QueueClosed`]; or what the system refused. Nothing has changed then.
     fn add_flow(
         &mut self,
         queues: RangeInclusive<u32>,
@@ -78,7 +78,7 @@ pub trait Flows {
     ///
     /// # Errors
     ///
-    /// [`DriverError::Flow`] when there is no such rule, or what the system refused.
+    /// [`DriverError::Flow`] when there is no such rule on one of them, or what the system refused. Nothing has changed then.
     fn remove_flow(&mut self, queues: RangeInclusive<u32>, id: u16) -> Result<(), DriverError>;
 
     /// Packets that were steered to `queue` since the NIC was opened; closing and opening the queue does not reset it.

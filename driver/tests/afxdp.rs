@@ -254,6 +254,14 @@ fn several_rules_name_their_packets() {
             nic.add_flow(0..=0, 1, &"udp".parse().unwrap()),
             Err(DriverError::Flow { .. })
         ));
+        let reserved = nic
+            .add_flow(0..=0, NO_FLOW, &"udp".parse().unwrap())
+            .unwrap_err()
+            .to_string();
+        assert!(
+            reserved.contains("id 65535 is reserved") && !reserved.contains("already"),
+            "{reserved}"
+        );
         setup.queue.refill(&mut setup.pool);
         let socket = PacketSocket::new("tx0");
         for port in [5003, 5000, 6000, 5003] {

@@ -72,7 +72,7 @@ impl Open {
 
 /// An interface of this network namespace, with the XDP program attached as long as this lives.
 ///
-/// Needs CAP_NET_ADMIN, CAP_NET_RAW and CAP_BPF.
+/// Needs CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF and CAP_PERFMON.
 #[derive(Debug)]
 pub struct AfXdpNic {
     name: String,
@@ -356,10 +356,16 @@ impl AfXdpNic {
         id: u16,
         rule: &FlowRule,
     ) -> Result<(), DriverError> {
+        if id == crate::NO_FLOW {
+            let why = format!(
+                "id {id} is reserved: it marks packets that no rule takes; use a lower one"
+            );
+            return Err(self.flow_error(*queues.start(), rule, why));
+        }
         let mut changes = Vec::new();
         for queue in queues.clone() {
             let open = self.opened(queue)?;
-            if id == crate::NO_FLOW || open.flows.iter().any(|flow| flow.id == id) {
+            if open.flows.iter().any(|flow| flow.id == id) {
                 return Err(self.flow_error(
                     queue,
                     rule,
