@@ -284,11 +284,11 @@ fn opened(queues: u32, fd: bool, export: bool) -> Opened {
 
 /// A descriptor that can be told from all others.
 fn marked(name: &str) -> OwnedFd {
-    nix::sys::memfd::memfd_create(name, nix::sys::memfd::MFdFlags::MFD_CLOEXEC).unwrap()
+    nix::sys::memfd::memfd_create(name, nix::sys::memfd::MFdFlags::MFD_CLOEXEC).expect("a memfd")
 }
 
 fn inode(fd: &impl AsFd) -> u64 {
-    nix::sys::stat::fstat(fd.as_fd()).unwrap().st_ino
+    nix::sys::stat::fstat(fd.as_fd()).expect("a file").st_ino
 }
 
 /// Each descriptor is, on the other side, what it was on this one; the region and its dma-buf may each be missing.
