@@ -263,18 +263,41 @@ impl Steering {
 /// Milliseconds, not for every packet.
 ///
 /// The kernel runs XDP programs, and flushes what they redirected, within one stretch with softirqs off, which RCU waits for.
-/// membarrier(2)'s MEMBARRIER_CMD_GLOBAL is `synchronize_rcu`. A kernel with full dynticks CPUs does not offer it; there a map of maps
-/// is written instead, after which bpf(2) waits the same way, for this very purpose (`maybe_wait_bpf_programs` in
-/// kernel/bpf/syscall.c).
+/// membarrier(2)'s MEMBARRIER_CMD_GLOBAL is `synchronize_rcu`, with two exceptions (kernel/sched/membarrier.c). A kernel with full
+/// dynticks CPUs does not offer it. And where one CPU is online it returns at once. That is harmless unless the kernel is
+/// PREEMPT_RT: with softirqs off a CPU runs no process, so when this one runs on the only CPU there is, no XDP run is under way. On
+/// PREEMPT_RT such a stretch can be preempted, by this process too. In both cases a map of maps is written instead, after which
+/// bpf(2) does `synchronize_rcu` for this very purpose (`maybe_wait_bpf_programs` in kernel/bpf/syscall.c), however many CPUs there
+/// are. (A PREEMPT_RT kernel whose last but one CPU goes offline just between the two is not provided for.)
 ///
 /// # Errors
 ///
 /// [`DriverError::Sys`] when the system refuses both.
 pub fn grace_period() -> Result<(), DriverError> {
-    match sys::membarrier_global() {
-        Ok(()) => Ok(()),
-        Err(_) => wait_by_map().map_err(|e| refused("bpf(BPF_MAP_UPDATE_ELEM, ARRAY_OF_MAPS)", e)),
+    wait(cpus_online(), sys::membarrier_global, wait_by_map)
+        .map_err(|e| refused("bpf(BPF_MAP_UPDATE_ELEM, ARRAY_OF_MAPS)", e))
+}
+
+/// Processors that are online; 1 if that cannot be known, which is on the safe side.
+fn cpus_online() -> u64 {
+    use nix::unistd::{SysconfVar, sysconf};
+    sysconf(SysconfVar::_NPROCESSORS_ONLN)
+        .ok()
+        .flatten()
+        .and_then(|cpus| u64::try_from(cpus).ok())
+        .unwrap_or(1)
+}
+
+/// Waits in the one or the other way.
+pub(super) fn wait(
+    cpus: u64,
+    membarrier: impl FnOnce() -> io::Result<()>,
+    map: impl FnOnce() -> io::Result<()>,
+) -> io::Result<()> {
+    if cpus > 1 && membarrier().is_ok() {
+        return Ok(());
     }
+    map()
 }
 
 /// The second way of [`grace_period`].

@@ -1,7 +1,7 @@
 //! The program attached to an interface. Whether it takes the right frames is tested in tests/xdp_program.rs.
 
 use super::program::{Target, XDP_PASS, XDP_REDIRECT, generate};
-use super::steering::{load, wait_by_map};
+use super::steering::{load, wait, wait_by_map};
 use super::*;
 use crate::DriverError;
 use crate::afxdp::xsk_sys::Socket;
@@ -294,4 +294,31 @@ fn both_ways_to_wait_for_running_programs_work() {
         grace_period().unwrap();
         wait_by_map().unwrap();
     });
+}
+
+/// With one CPU membarrier does not wait, and with full dynticks CPUs there is none.
+#[test]
+fn membarrier_is_relied_on_only_where_it_waits() {
+    for (cpus, offered, expected) in [
+        (1, true, "map"),
+        (0, true, "map"),
+        (2, true, "membarrier"),
+        (8, false, "map"),
+    ] {
+        let last = std::cell::Cell::new("");
+        let membarrier = || {
+            last.set("membarrier");
+            if offered {
+                Ok(())
+            } else {
+                Err(std::io::Error::from_raw_os_error(libc::EINVAL))
+            }
+        };
+        let map = || {
+            last.set("map");
+            Ok(())
+        };
+        wait(cpus, membarrier, map).unwrap();
+        assert_eq!(last.get(), expected, "{cpus} CPUs, offered: {offered}");
+    }
 }
