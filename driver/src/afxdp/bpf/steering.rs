@@ -101,6 +101,9 @@ impl Steering {
             .map_err(|e| refused("mmap of the XDP program's counters", e))?;
         let empty = build(&[], &sockets, &counters)?;
         let (program, frags) = load_either(&empty)?;
+        // What the kernel or missing rights have against rules is better known now than at the first one.
+        let probe = [(0, vec!["udp,dst-port=1".parse().unwrap_or(FlowRule::ANY)])];
+        load(&build(&probe, &sockets, &counters)?, frags)?;
         let (link, mode, driver_refused) = link(ifindex, program.as_fd(), mode)?;
         Ok(Self {
             ifindex,
@@ -361,7 +364,7 @@ fn queue_numbers(queues: &[u32]) -> String {
 fn refused(call: &'static str, source: io::Error) -> DriverError {
     let fix = match source.raw_os_error() {
         Some(libc::EPERM | libc::EACCES) => {
-            "run the daemon as root, or give it CAP_BPF, CAP_NET_ADMIN and CAP_NET_RAW"
+            "run the daemon as root, or give it CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN and CAP_NET_RAW"
         }
         Some(libc::ENOMEM) => {
             "free some memory; on Linux before 5.11 raise RLIMIT_MEMLOCK (`ulimit -l unlimited`)"
@@ -436,6 +439,10 @@ pub(super) fn load(insns: &[Insn], frags: bool) -> Result<OwnedFd, DriverError> 
     if again.is_ok() || tail.is_empty() {
         return Err(refused("bpf(BPF_PROG_LOAD)", source));
     }
+    if tail.iter().any(|line| line.ends_with("!root")) {
+        // Finding a header at an offset from the packet takes CAP_PERFMON.
+        return Err(refused("bpf(BPF_PROG_LOAD)", source));
+    }
     Err(DriverError::sys(
         "bpf(BPF_PROG_LOAD)",
         source,
@@ -465,7 +472,7 @@ fn link(
                 "another XDP program is attached; stop what put it there, or take it off with `ip link set dev IF xdp off` (see `ip link` and `bpftool net`)"
             }
             Some(libc::EPERM | libc::EACCES) => {
-                "run the daemon as root, or give it CAP_BPF and CAP_NET_ADMIN"
+                "run the daemon as root, or give it CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN"
             }
             Some(libc::EOPNOTSUPP) => {
                 "the driver has no XDP; let the mode be chosen, or choose the generic one"

@@ -6,7 +6,7 @@ use super::*;
 use crate::DriverError;
 use crate::afxdp::xsk_sys::Socket;
 use crate::flow::FlowRule;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
 /// Runs `test` in a network namespace of its own with a veth pair of 4 queues, or says why not. The namespace ends with its thread.
@@ -286,6 +286,55 @@ fn the_verifiers_log_is_in_the_error() {
         let error = load(&asm.finish().unwrap(), true).unwrap_err().to_string();
         assert!(error.contains("R5 !read_ok"), "{error}");
     });
+}
+
+/// Loads a program for a rule, with the rights its process has.
+#[test]
+#[ignore = "started by a_missing_right_is_named"]
+fn load_with_fewer_rights() {
+    let rules = vec!["udp,dst-port=5000".parse().unwrap()];
+    let sockets = sys::map_create(sys::MapKind::Xsk, 4, 1, 0, None, "test").unwrap();
+    let counters = sys::map_create(sys::MapKind::Array, 64, 1, 0, None, "test").unwrap();
+    let target = Target::Redirect {
+        sockets: sockets.as_raw_fd(),
+        counters: counters.as_raw_fd(),
+    };
+    let insns = generate(&[(0, rules)], target).unwrap();
+    println!(
+        "answer: {:?}",
+        load(&insns, true).map_err(|e| e.to_string())
+    );
+}
+
+#[test]
+fn a_missing_right_is_named() {
+    if !nix::unistd::Uid::effective().is_root() {
+        eprintln!("skipped: loading BPF programs needs root");
+        return;
+    }
+    let answer = |without: &str| {
+        let output = std::process::Command::new("setpriv")
+            .arg(format!("--bounding-set={without}"))
+            .arg(format!("--inh-caps={without}"))
+            .arg(std::env::current_exe().unwrap())
+            .args(["--exact", "afxdp::bpf::tests::load_with_fewer_rights"])
+            .args(["--ignored", "--nocapture"])
+            .output();
+        let Ok(output) = output else {
+            eprintln!("skipped: no `setpriv`; install util-linux");
+            return None;
+        };
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        Some(text.split("answer: ").nth(1).expect(&text).to_owned())
+    };
+    if let Some(enough) = answer("-sys_admin") {
+        assert!(enough.starts_with("Ok"), "{enough}");
+        let text = answer("-sys_admin,-perfmon").unwrap();
+        assert!(
+            text.contains("CAP_PERFMON") && !text.contains("report"),
+            "{text}"
+        );
+    }
 }
 
 #[test]
