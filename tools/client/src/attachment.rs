@@ -12,7 +12,7 @@ use devrx_proto::layout::{Counter, Layout, STATE, State};
 use devrx_proto::message::Opened;
 use devrx_proto::refill::RefillEntry;
 use devrx_proto::ring::{ClientQueue, Word};
-use devrx_proto::shm::{Access, Shm, ShmWord};
+use devrx_proto::shm::{Access, Shm, ShmError, ShmWord};
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 
@@ -91,7 +91,7 @@ pub struct Attachment {
 impl Attachment {
     pub(crate) fn new(
         session: Session,
-        opened: Opened,
+        mut opened: Opened,
         fds: Vec<OwnedFd>,
     ) -> Result<Self, ClientError> {
         static NEXT: AtomicU32 = AtomicU32::new(1);
@@ -115,12 +115,7 @@ impl Attachment {
                 "the shared memory is laid out in another way than announced",
             ));
         }
-        let region = match &ends.region {
-            Some(fd) if opened.region.mappable => {
-                Some(Shm::map_region(fd.as_fd(), opened.region.size)?)
-            }
-            _ => None,
-        };
+        let region = map_region(ends.region.as_ref(), &mut opened);
         let mut queues = Vec::with_capacity(opened.queues.len());
         for ((index, queue), events) in (0..).zip(&opened.queues).zip(ends.queues) {
             let place = layout
@@ -477,6 +472,29 @@ impl Attachment {
             .get(queue)
             .map(|queue| queue.events.kick.as_fd())
     }
+}
+
+/// Maps the region to read payload. Without a mapping packets come as well, so that a refusal is no more than a warning; the reason is
+/// kept for whoever wants to read payload all the same.
+fn map_region(fd: Option<&OwnedFd>, opened: &mut Opened) -> Result<Arc<Shm>, Arc<str>> {
+    let Some(fd) = fd else {
+        return Err("the daemon has no descriptor of it to pass".into());
+    };
+    if !opened.region.mappable {
+        return Err("no CPU can".into());
+    }
+    Shm::map_region(fd.as_fd(), opened.region.size).map_err(|error| {
+        let reason = match &error {
+            ShmError::System { what, source } => format!("{what}: {source}"),
+            other => other.to_string(),
+        };
+        opened.warnings.push(format!(
+            "payload cannot be read by this process, because its {} memory cannot be mapped ({reason}): packets arrive, and their \
+             offsets hold on the device; to read payload here, check the limit of address space (ulimit -v), or attach with memory that a CPU can map, such as memfd",
+            opened.region.memory
+        ));
+        reason.into()
+    })
 }
 
 /// Checks what the daemon said of the attachment against itself.

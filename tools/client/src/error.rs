@@ -45,13 +45,16 @@ pub enum ClientError {
         /// What it was.
         what: String,
     },
-    /// A CPU cannot read the region, or may not.
+    /// This process cannot read the region.
     #[error(
-        "the payload lies in {memory} memory, which this process cannot read: use the chunk offsets on the device instead"
+        "the payload lies in {memory} memory, which this process cannot read ({reason}): use the chunk offsets on the device instead, \
+         or attach with memory that a CPU can map, such as memfd"
     )]
     NotReadable {
         /// The kind of memory.
         memory: String,
+        /// Why not.
+        reason: String,
     },
     /// A chunk is given back to an attachment that it does not come from.
     #[error("chunk {chunk} does not come from this attachment")]

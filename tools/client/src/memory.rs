@@ -13,21 +13,23 @@ use crate::{ClientError, Held};
 pub struct Memory {
     pub(crate) layout: Layout,
     pub(crate) daemon: Arc<Shm>,
-    pub(crate) region: Option<Arc<Shm>>,
+    /// Or why a CPU cannot read it.
+    pub(crate) region: Result<Arc<Shm>, Arc<str>>,
     pub(crate) kind: Arc<str>,
 }
 
 impl Memory {
-    /// The region, if a CPU can read it.
+    /// The region, if this process can read it. None: its memory is not a CPU's to read, or the kernel refuses to map it;
+    /// [`copy_payload_to`](Self::copy_payload_to) says which.
     #[must_use]
     pub fn region(&self) -> Option<&Arc<Shm>> {
-        self.region.as_ref()
+        self.region.as_ref().ok()
     }
 
     /// Appends a held chunk's payload to `out`.
     ///
     /// # Errors
-    /// A CPU cannot read the region.
+    /// This process cannot read the region.
     pub fn copy_payload_to(&self, held: &Held, out: &mut Vec<u8>) -> Result<(), ClientError> {
         self.append_region(held.offset(), held.len(), out)
     }
@@ -71,8 +73,9 @@ impl Memory {
     fn readable(&self) -> Result<&Arc<Shm>, ClientError> {
         self.region
             .as_ref()
-            .ok_or_else(|| ClientError::NotReadable {
+            .map_err(|reason| ClientError::NotReadable {
                 memory: self.kind.to_string(),
+                reason: reason.to_string(),
             })
     }
 }

@@ -146,7 +146,7 @@ impl<'batch> Packet<'batch> {
     /// Appends the payload to `out`.
     ///
     /// # Errors
-    /// A CPU cannot read the region.
+    /// This process cannot read the region.
     pub fn copy_payload_to(&self, out: &mut Vec<u8>) -> Result<(), ClientError> {
         self.segments().try_for_each(|segment| {
             self.batch
@@ -158,7 +158,7 @@ impl<'batch> Packet<'batch> {
     /// Copies the payload to `out`, as much as fits; answers how many bytes.
     ///
     /// # Errors
-    /// A CPU cannot read the region.
+    /// This process cannot read the region.
     pub fn copy_payload(&self, out: &mut [u8]) -> Result<usize, ClientError> {
         let mut done = 0;
         for segment in self.segments() {
@@ -174,7 +174,7 @@ impl<'batch> Packet<'batch> {
     /// Appends the whole frame to `out`: header and payload rejoined, and a VLAN tag that the NIC took off put back.
     ///
     /// # Errors
-    /// A CPU cannot read the region.
+    /// This process cannot read the region.
     pub fn copy_frame_to(&self, out: &mut Vec<u8>) -> Result<(), ClientError> {
         let start = out.len();
         out.resize(start + self.header_len(), 0);

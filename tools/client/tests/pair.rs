@@ -531,6 +531,52 @@ fn an_exported_region_comes_with_its_dmabuf() {
     daemon.join().expect("no panic");
 }
 
+/// A region that the kernel does not map costs the reading of payload, and nothing else.
+#[test]
+fn a_region_that_cannot_be_mapped_is_still_received_into() {
+    let unmappable = nix::sys::eventfd::EventFd::new().expect("an eventfd");
+    let passed = Passed {
+        region: Some(unmappable.into()),
+        ..Passed::default()
+    };
+    let (daemon, path, _folder) = daemon_passing(passed, 1, |mut daemon| {
+        let slot = daemon.layout.header_slot(5).expect("exists");
+        assert!(daemon.memory.copy_in(slot, b"head"));
+        let rings = &mut daemon.queues[0];
+        assert!(rings.completions.push(&[completion(5, 3, 8, 4, 0)]));
+        rings.completions.publish();
+        daemon.events[0].wake.notify();
+        drop(daemon.session.recv());
+        let mut back = [RefillEntry::default(); 4];
+        daemon.queues[0].refills.take(&mut back)
+    });
+    let (client, mut attachment) = attach(&path);
+    assert!(attachment.memory().region().is_none() && attachment.region_fd().is_some());
+    let [warning] = attachment.warnings() else {
+        panic!("{:?}", attachment.warnings())
+    };
+    assert!(warning.contains("mmap: No such device"), "{warning}");
+    let batch = attachment
+        .recv(Some(Duration::from_secs(5)))
+        .expect("a batch");
+    let packet = batch.packets().next().expect("a packet");
+    assert_eq!(packet.header()[..], *b"head");
+    let segment = packet.segments().next().expect("one");
+    assert_eq!(segment.offset, u64::from(5 * CHUNK + 3));
+    let mut out = Vec::new();
+    let error = packet.copy_payload_to(&mut out).expect_err("not readable");
+    assert!(out.is_empty());
+    let ClientError::NotReadable { memory, reason } = &error else {
+        panic!("{error}")
+    };
+    assert_eq!(memory, "memfd");
+    assert!(reason.starts_with("mmap: No such device"), "{reason}");
+    assert!(error.to_string().contains("use the chunk offsets"));
+    drop(batch);
+    drop((attachment, client));
+    assert_eq!(daemon.join().expect("no panic"), 1);
+}
+
 #[test]
 fn a_daemon_that_is_gone_is_an_error() {
     let (daemon, path, _folder) = daemon(1, drop);
