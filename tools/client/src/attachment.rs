@@ -42,6 +42,8 @@ pub(crate) struct Queue {
     counters: u64,
     /// Returns the daemon left no room for: it broke the protocol.
     refused: u64,
+    /// Chunks that were received and not given back.
+    chunks: u64,
 }
 
 impl Queue {
@@ -49,7 +51,9 @@ impl Queue {
     #[inline]
     pub(crate) fn give(&mut self, entry: RefillEntry) {
         // The ring has room for every chunk there is.
-        if !self.rings.refills.push(&[entry]) {
+        if self.rings.refills.push(&[entry]) {
+            self.chunks -= 1;
+        } else {
             self.refused += 1;
         }
     }
@@ -131,6 +135,7 @@ impl Attachment {
                 },
                 counters: place.counters,
                 refused: 0,
+                chunks: 0,
             });
         }
         session.listen_only()?;
@@ -256,7 +261,8 @@ impl Attachment {
     /// Gives held chunks back, with one check a queue whether the daemon waits for them. Answers how many.
     ///
     /// # Errors
-    /// One of them comes from another attachment; those before it were given back, those after it not.
+    /// One of them comes from another attachment; those before it were given back, those after it not. They are lost with the iterator
+    /// unless that is kept: hand over `&mut chunks` of an iterator (or `&mut vec.drain(..)`) where this can happen.
     pub fn give_back(
         &mut self,
         chunks: impl IntoIterator<Item = Held>,
@@ -275,6 +281,14 @@ impl Attachment {
             queue.flush();
         }
         result.map(|()| count)
+    }
+
+    /// How many chunks this client has: kept with [`Packet::hold`](crate::Packet::hold) and not given back, whoever has them now; and
+    /// lost, because a [`Held`] was dropped or a [`Batch`] forgotten. No packet can be received into any of them. A number that only
+    /// grows is a leak; closing the attachment ends it.
+    #[must_use]
+    pub fn held(&self) -> u64 {
+        self.queues.iter().map(|queue| queue.chunks).sum()
     }
 
     /// Takes completions of whole packets into the scratch space: from the first queue that has some, in turn.
@@ -335,6 +349,7 @@ impl Attachment {
             }
         }
         completions.advance(len);
+        queue.chunks += len as u64;
         Ok(len)
     }
 
@@ -490,7 +505,8 @@ fn map_region(fd: Option<&OwnedFd>, opened: &mut Opened) -> Result<Arc<Shm>, Arc
         };
         opened.warnings.push(format!(
             "payload cannot be read by this process, because its {} memory cannot be mapped ({reason}): packets arrive, and their \
-             offsets hold on the device; to read payload here, check the limit of address space (ulimit -v), or attach with memory that a CPU can map, such as memfd",
+             offsets hold on the device; to read payload here, check the limit of address space (ulimit -v), or attach \
+             with memory that a CPU can map, such as memfd",
             opened.region.memory
         ));
         reason.into()

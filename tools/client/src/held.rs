@@ -3,8 +3,10 @@
 /// A chunk of a packet that was taken with [`crate::Packet::hold`]: the client's until it goes to
 /// [`crate::Attachment::give_back`]. Small, and free to move between threads.
 ///
-/// One that is lost stays with the client, and no packet is received into it, until the attachment is closed.
-#[must_use = "a chunk that is not given back cannot be received into"]
+/// Dropping one does not give it back: it may be in any thread, and only the attachment has the ring. One that is dropped stays with
+/// the client, and no packet is received into it, until the attachment is closed. [`crate::Attachment::held`] counts what is out, and
+/// `devrx stats` shows it as held by the client.
+#[must_use = "a chunk that is dropped is lost until the attachment closes: hand it to Attachment::give_back"]
 #[derive(Debug, PartialEq, Eq)]
 pub struct Held {
     pub(crate) attachment: u32,

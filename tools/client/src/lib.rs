@@ -31,7 +31,8 @@
 //!
 //! A chunk belongs to the client from its delivery until it is given back. A [`Batch`] gives back everything when it is dropped,
 //! except what was taken with [`Packet::hold`]: that is given back with [`Attachment::give_back`], at any time, from wherever
-//! the attachment is. Chunks not given back are chunks that packets cannot be received into.
+//! the attachment is. Chunks not given back are chunks that packets cannot be received into:
+//! a [`Held`] that is dropped is lost until the attachment closes. [`Attachment::held`] counts what is out.
 //!
 //! # For a GPU, or another language
 //!

@@ -190,7 +190,9 @@ impl<'batch> Packet<'batch> {
     }
 
     /// Keeps the packet's chunks beyond the batch: one [`Held`] each, to be given back with [`crate::Attachment::give_back`].
-    /// Chunks that were held before are not answered again.
+    /// Chunks that were held before are not answered again. They are held even where the iterator is not used up: what it did not
+    /// answer, and every [`Held`] that is dropped, is lost until the attachment closes ([`crate::Attachment::held`] counts them).
+    #[must_use = "the packet's chunks are held now: those not given back are lost until the attachment closes"]
     pub fn hold(&self) -> impl Iterator<Item = Held> + use<'batch> {
         let batch = self.batch;
         let entries = self.entries;

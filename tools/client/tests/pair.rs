@@ -374,7 +374,9 @@ fn run(queues: u32, packets: u64) {
         late = thread::scope(|scope| scope.spawn(move || late).join().expect("no panic"));
         late.append(&mut kept);
         let count = late.len();
+        assert_eq!(attachment.held(), count as u64);
         assert_eq!(attachment.give_back(late).expect("our own"), count);
+        assert_eq!(attachment.held(), 0);
     };
     assert!(
         matches!(&error, ClientError::Ended { reason, .. } if reason == "all was sent"),
@@ -489,6 +491,7 @@ fn a_forgotten_batch_leaves_the_next_alone() {
     let mut kept: Vec<_> = packet.hold().collect();
     assert_eq!(kept.len(), 1);
     std::mem::forget(batch);
+    assert_eq!(attachment.held(), 1);
     let batch = attachment
         .recv(Some(Duration::from_secs(5)))
         .expect("a batch");
@@ -496,8 +499,47 @@ fn a_forgotten_batch_leaves_the_next_alone() {
     assert_eq!(packet.entries()[0].chunk, 1);
     drop(batch);
     assert_eq!(attachment.give_back(kept.drain(..)).expect("ours"), 1);
+    assert_eq!(attachment.held(), 0);
     drop((attachment, client));
     assert_eq!(daemon.join().expect("no panic"), [1, 0]);
+}
+
+/// Chunks that nobody can give back any more stay in the number of those held.
+#[test]
+fn what_is_lost_is_counted_as_held() {
+    let (daemon, path, _folder) = daemon(2, |mut daemon| {
+        for (queue, chunk) in [(0, 0), (1, CHUNKS / 2)] {
+            let more = CompletionFlags::MORE.bits();
+            let packet = [
+                completion(chunk, 0, 8, 0, more),
+                completion(chunk + 1, 0, 8, 0, 0),
+            ];
+            let last = [completion(chunk + 2, 0, 8, 0, 0)];
+            let rings = &mut daemon.queues[queue].completions;
+            assert!(rings.push(&packet) && rings.push(&last));
+            rings.publish();
+            daemon.events[queue].wake.notify();
+        }
+        drop(daemon.session.recv());
+        let mut back = [RefillEntry::default(); 8];
+        let mut take = |queue: usize| daemon.queues[queue].refills.take(&mut back);
+        (take(0), take(1))
+    });
+    let (client, mut attachment) = attach(&path);
+    assert_eq!(attachment.held(), 0);
+    // Of two queues, in turn: one chunk is dropped, one is not even taken from the iterator.
+    for held in [2, 4] {
+        let batch = attachment
+            .recv(Some(Duration::from_secs(5)))
+            .expect("a batch");
+        assert_eq!(batch.entries().len(), 3);
+        let packet = batch.packets().next().expect("a packet");
+        drop(packet.hold().next().expect("a chunk"));
+        drop(batch);
+        assert_eq!(attachment.held(), held);
+    }
+    drop((attachment, client));
+    assert_eq!(daemon.join().expect("no panic"), (1, 1));
 }
 
 /// What another driver is to import reaches the client as what it is, beside the memory that a CPU maps.
