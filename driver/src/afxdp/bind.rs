@@ -266,6 +266,9 @@ fn bind_error(nic: &str, queue: u32, wanted: ZeroCopy, error: io::Error) -> Driv
 /// Waits until the queue is free: the driver has taken a closed zero-copy socket's chunks out of its hardware then, which the kernel does
 /// after `close` has returned (net/xdp/xsk_buff_pool.c:xp_clear_dev frees the queue after the driver has let go). Known by binding another
 /// socket to it, with memory of its own.
+///
+/// `EBUSY` at the end has two causes that cannot be told apart: the driver has not let go, or it has, and another program was
+/// faster than this.
 pub(super) fn wait_until_free(ifindex: u32, queue: u32) -> io::Result<()> {
     let page = usize::try_from(page_size()).map_err(io::Error::other)?;
     let memory = RingMemory::anonymous(page)?;
@@ -279,6 +282,26 @@ pub(super) fn wait_until_free(ifindex: u32, queue: u32) -> io::Result<()> {
         Err(error) if error.raw_os_error() != Some(libc::ENODEV) => Err(error),
         _ => Ok(()),
     }
+}
+
+/// What [`wait_until_free`] failed with, and what to do.
+pub(super) fn not_free(ifindex: u32, queue: u32, error: io::Error) -> DriverError {
+    let name = nix::net::if_::if_indextoname(ifindex)
+        .map_or_else(|_| "IF".into(), |name| name.to_string_lossy().into_owned());
+    let fix = if error.raw_os_error() == Some(libc::EBUSY) {
+        format!(
+            "queue {queue} of {name} is still taken after {} s: either another program has bound it since (`ss --xdp -p` shows which; \
+             end it), or the NIC has not let go and may still write the region (`ip link set {name} down` makes it); keep the region \
+             until the queue can be stopped",
+            TEARDOWN.as_secs()
+        )
+    } else {
+        format!(
+            "it is not known whether the NIC still writes the region (`ip link set {name} down` makes it let go); keep the region until \
+             the queue can be stopped"
+        )
+    };
+    DriverError::sys("taking the queue back from the NIC", error, fix)
 }
 
 #[cfg(test)]
@@ -311,6 +334,12 @@ mod tests {
             let held = socket_on(lo);
             let error = wait_until_free(lo, 0).unwrap_err();
             assert_eq!(error.raw_os_error(), Some(libc::EBUSY));
+            // Here it is another program's, for all that this one knows.
+            let text = not_free(lo, 0, error).to_string();
+            for part in ["another program", "ss --xdp -p", "ip link set lo down"] {
+                assert!(text.contains(part), "{part}: {text}");
+            }
+            assert!(!text.contains("  "), "{text}");
             drop(held);
             let start = Instant::now();
             wait_until_free(lo, 0).unwrap();

@@ -90,10 +90,8 @@ impl AfXdpQueue {
 
     fn prove(&mut self) -> Result<(), DriverError> {
         if self.unproven {
-            bind::wait_until_free(self.ifindex, self.index).map_err(|error| {
-                let fix = "the NIC may still write the region; keep it until the interface has been reset (`ip link set IF down`), then stop again";
-                DriverError::sys("taking the queue back from the NIC", error, fix)
-            })?;
+            bind::wait_until_free(self.ifindex, self.index)
+                .map_err(|error| bind::not_free(self.ifindex, self.index, error))?;
             self.unproven = false;
         }
         Ok(())
