@@ -341,14 +341,17 @@ fn who_has_them(mut lists: Vec<Shared<'_>>) -> String {
         named.push(format!("{rules} for the queues of {} more", rest.len()));
     }
     format!(
-        "all queues of an interface together can have {MAX_RULES}, where queues with the same rules count once, and there would be {};          take rules that are not needed off the attachments on these queues (`devrx stats` shows which those are, `devrx flow list` and          `devrx flow del` their rules), or detach one",
+        "all queues of an interface together can have {MAX_RULES}, where queues with the same rules count once, and there would be {}; \
+         take rules that are not needed off the attachments on these queues (`devrx stats` shows which those are, `devrx flow list` and \
+         `devrx flow del` their rules), or detach one",
         named.join(", ")
     )
 }
 
-/// `queue 3`, `queues 0-2, 5`.
+/// `queue 3`, `queues 0-2 and 5`.
 fn queue_numbers(queues: &[u32]) -> String {
-    let ranges: Vec<String> = queues
+    const NAMED: usize = 3;
+    let mut ranges: Vec<String> = queues
         .chunk_by(|before, after| before + 1 == *after)
         .filter_map(|range| match range {
             [] => None,
@@ -356,8 +359,12 @@ fn queue_numbers(queues: &[u32]) -> String {
             [first, .., last] => Some(format!("{first}-{last}")),
         })
         .collect();
+    if ranges.len() > NAMED {
+        ranges.truncate(NAMED);
+        ranges.push("more".to_owned());
+    }
     let s = if queues.len() == 1 { "" } else { "s" };
-    format!("queue{s} {}", ranges.join(", "))
+    format!("queue{s} {}", ranges.join(" and "))
 }
 
 /// A refused call, with what to do about the usual causes.

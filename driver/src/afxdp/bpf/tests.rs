@@ -186,12 +186,13 @@ fn a_list_that_several_queues_have_counts_once() {
         for part in [
             "flow rules 1025 cannot",
             "can have 1024",
-            "64 for queues 0-7, 200, 64 for queues 8-15,",
+            "64 for queues 0-7 and 200, 64 for queues 8-15,",
             "for the queues of 11 more",
             "devrx flow del",
         ] {
             assert!(text.contains(part), "{part}: {text}");
         }
+        assert!(!text.contains("  "), "{text}");
         assert_eq!(steering.rules(210), []);
         // Full as it is, a rule can be taken from a list, or put in the place of another; all queues of it at once.
         let shorter = most[1][1..].to_vec();
