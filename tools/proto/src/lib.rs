@@ -25,6 +25,7 @@ pub mod drops;
 pub mod endpoints;
 pub mod event;
 pub mod layout;
+mod memfd;
 pub mod message;
 pub mod refill;
 pub mod ring;

@@ -5,6 +5,8 @@
 //! | daemon-written | daemon | read and write | SHRINK, GROW, FUTURE_WRITE, SEAL | read only: the kernel refuses more |
 //! | client-written | daemon | read and write | SHRINK, GROW, SEAL | read and write |
 //!
+//! All of the memory is allocated when a memfd is made, so that no first touch of a page waits for one, or finds that there is none.
+//!
 //! Sealing against shrinking is what makes reading safe: no page of the mapping can go past the end of the file. (A client can
 //! still punch holes in its own memfd. A hole in a memfd reads as zeroes, so that is only a way to write 0; only when the host is
 //! out of memory does reading one raise SIGBUS, which the daemon survives.)
@@ -20,12 +22,11 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use memmap2::{MmapOptions, MmapRaw};
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
-use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::fstat;
-use nix::unistd::ftruncate;
 use thiserror::Error;
 
 use crate::layout::LayoutError;
+use crate::memfd::{create, seal};
 use crate::ring::{Backing, ReadSlots, Word, WriteSlots};
 
 /// Why shared memory could not be made, mapped or accessed.
@@ -40,6 +41,17 @@ pub enum ShmError {
         /// What the kernel said.
         #[source]
         source: io::Error,
+    },
+    /// There is not enough memory.
+    #[error(
+        "there is no memory for {size} bytes shared by daemon and client ({why}): end other programs, raise the memory limit of this \
+         one's cgroup (memory.max), or attach with fewer or larger chunks, or smaller header slots"
+    )]
+    NoMemory {
+        /// Bytes that were to be made.
+        size: u64,
+        /// What is known of it.
+        why: String,
     },
     /// The file is not as long as the layout says.
     #[error(
@@ -74,7 +86,7 @@ pub enum ShmError {
     Layout(#[from] LayoutError),
 }
 
-fn system(what: &'static str) -> impl FnOnce(nix::Error) -> ShmError {
+pub(crate) fn system(what: &'static str) -> impl FnOnce(nix::Error) -> ShmError {
     move |errno| ShmError::System {
         what,
         source: errno.into(),
@@ -104,10 +116,28 @@ impl Shm {
     /// # Errors
     /// The kernel refuses: no memory, no descriptors, or a kernel before 5.1 (F_SEAL_FUTURE_WRITE).
     pub fn create_daemon_written(name: &str, size: u64) -> Result<(OwnedFd, Arc<Self>), ShmError> {
+        let (fd, shm, ()) =
+            Self::create_daemon_written_with(name, size, |_| Ok::<_, ShmError>(()))?;
+        Ok((fd, shm))
+    }
+
+    /// As [`create_daemon_written`](Self::create_daemon_written), for a daemon that needs further mappings which write, of header
+    /// slots for example: `map` gets the descriptor while it may still make them, and what it answers comes back.
+    ///
+    /// # Errors
+    /// As `create_daemon_written`, or `map` fails.
+    pub fn create_daemon_written_with<T, E: From<ShmError>>(
+        name: &str,
+        size: u64,
+        map: impl FnOnce(BorrowedFd<'_>) -> Result<T, E>,
+    ) -> Result<(OwnedFd, Arc<Self>, T), E> {
         let fd = create(name, size)?;
         let shm = Self::map_length(fd.as_fd(), size, Access::ReadWrite)?;
-        seal(&fd, SealFlag::F_SEAL_FUTURE_WRITE)?;
-        Ok((fd, shm))
+        let mapped = map(fd.as_fd())?;
+        // From here on nobody makes another mapping that writes.
+        let seals = SealFlag::F_SEAL_FUTURE_WRITE | SealFlag::F_SEAL_SEAL;
+        seal(&fd, seals)?;
+        Ok((fd, shm, mapped))
     }
 
     /// Makes the client-written memfd of an attachment: mapped for writing here, sealed in size.
@@ -117,7 +147,7 @@ impl Shm {
     pub fn create_client_written(name: &str, size: u64) -> Result<(OwnedFd, Arc<Self>), ShmError> {
         let fd = create(name, size)?;
         let shm = Self::map_length(fd.as_fd(), size, Access::ReadWrite)?;
-        seal(&fd, SealFlag::empty())?;
+        seal(&fd, SealFlag::F_SEAL_SEAL)?;
         Ok((fd, shm))
     }
 
@@ -357,30 +387,6 @@ unsafe fn copy_volatile(from: *const u8, out: &mut [u8]) {
         // SAFETY: the remainder is within the range.
         *byte = unsafe { tail.add(index).read_volatile() };
     }
-}
-
-fn create(name: &str, size: u64) -> Result<OwnedFd, ShmError> {
-    let base = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
-    let noexec = base | MFdFlags::from_bits_retain(libc::MFD_NOEXEC_SEAL);
-    // MFD_NOEXEC_SEAL is known since Linux 6.3.
-    let fd = memfd_create(name, noexec)
-        .or_else(|errno| {
-            if errno == nix::Error::EINVAL {
-                memfd_create(name, base)
-            } else {
-                Err(errno)
-            }
-        })
-        .map_err(system("memfd_create"))?;
-    let length = libc::off_t::try_from(size).map_err(|_| LayoutError::TooLarge)?;
-    ftruncate(&fd, length).map_err(system("ftruncate"))?;
-    Ok(fd)
-}
-
-fn seal(fd: &OwnedFd, more: SealFlag) -> Result<(), ShmError> {
-    let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL | more;
-    fcntl(fd, FcntlArg::F_ADD_SEALS(seals)).map_err(system("F_ADD_SEALS"))?;
-    Ok(())
 }
 
 fn length(fd: BorrowedFd<'_>) -> Result<u64, ShmError> {
