@@ -35,7 +35,7 @@ pub trait Nic: Flows + Link + Statistics + Interrupts + Send {
     /// [`DriverError::NoQueue`], [`DriverError::QueueBusy`], [`DriverError::BadConfig`], [`DriverError::UnfitMemory`], or what the system refused.
     fn open_queue(&mut self, index: u32, config: QueueConfig) -> Result<Self::Queue, DriverError>;
 
-    /// Stops steering packets to queue `queue`, and returns when no packet can newly be on its way to it: the first half of
+    /// Takes every rule off queue `queue`, stops steering packets to it, and returns when no packet can newly be on its way to it: the first half of
     /// ending a queue. [`RxQueue::stop`] is the second. The number of packets steered to the queue no longer changes.
     ///
     /// # Errors

@@ -6,7 +6,6 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use devrx_proto::endpoints::Endpoints;
 use devrx_proto::layout::{Layout, QueueLayout};
 use devrx_proto::message::{Hello, OpenRequest, Opened, Reply, Request};
 use devrx_proto::socket::Stream;
@@ -126,7 +125,8 @@ pub struct Delivered {
 
 impl Consumer {
     fn new(opened: Opened, fds: Vec<OwnedFd>) -> Result<Self> {
-        let ends = Endpoints::from_fds(fds, opened.queues.len(), opened.region.fd)
+        let ends = opened
+            .endpoints(fds)
             .context("wrong number of descriptors")?;
         Ok(Self {
             layout: Layout::new(&opened.layout)?,

@@ -14,6 +14,7 @@ const CAP_NET_ADMIN: u32 = 12;
 const CAP_NET_RAW: u32 = 13;
 const CAP_IPC_LOCK: u32 = 14;
 const CAP_SYS_ADMIN: u32 = 21;
+const CAP_PERFMON: u32 = 38;
 const CAP_BPF: u32 = 39;
 
 /// MEMBARRIER_CMD_GLOBAL, from include/uapi/linux/membarrier.h.
@@ -124,8 +125,12 @@ fn privileges() -> Outcome {
     if !can(CAP_BPF) && !can(CAP_SYS_ADMIN) {
         missing.push("CAP_BPF");
     }
+    // The verifier wants it of programs that compare packet bytes as the flow rules do.
+    if !can(CAP_PERFMON) && !can(CAP_SYS_ADMIN) {
+        missing.push("CAP_PERFMON");
+    }
     if missing.is_empty() {
-        Ok("CAP_NET_ADMIN, CAP_NET_RAW and CAP_BPF".into())
+        Ok("CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF and CAP_PERFMON".into())
     } else {
         Err((
             format!("{} missing", missing.join(", ")),

@@ -38,12 +38,6 @@ impl Attachment {
     #[must_use]
     pub fn end(self, nic: &mut NicSlot, keeper: &mut Keeper) -> Ended {
         let open: Vec<u32> = self.live.iter().map(|queue| queue.number).collect();
-        for flow in &self.flows {
-            // Rules come last, when every queue is open.
-            if let Err(error) = nic.nic.remove_flow(self.queues.clone(), flow.id) {
-                tracing::error!(attachment = self.name, %error, "removing a flow rule at the end of an attachment");
-            }
-        }
         if devrx_sabotage::removed("steering-first") {
             // As it must not be: the queues stop while packets are still brought to them.
             for queue in &self.live {
@@ -51,6 +45,7 @@ impl Attachment {
             }
             std::thread::sleep(std::time::Duration::from_millis(100));
         }
+        // Its rules go with a queue, in one step: taking them off one by one would make the NIC's filter anew for each.
         for queue in &open {
             if let Err(error) = nic.nic.close_queue(*queue) {
                 tracing::error!(attachment = self.name, queue, %error, "closing a queue's steering; the queue is stopped all the same");

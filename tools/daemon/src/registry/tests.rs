@@ -78,11 +78,7 @@ fn an_attachment_ends_in_the_order_that_keeps_memory_safe() {
     );
     registry.detach(&ROOT, "two").unwrap();
     let log = wire.take_log();
-    assert_eq!(
-        log[..4],
-        ["remove 0/0", "remove 1/0", "close 0", "close 1"],
-        "steering first: {log:?}"
-    );
+    assert_eq!(log[..2], ["close 0", "close 1"], "steering first: {log:?}");
     for queue in 0..2 {
         let at = |what: &str| {
             log.iter()
@@ -134,9 +130,8 @@ fn a_step_that_fails_leaves_nothing_behind() {
                 "step {step}: {log:?}"
             );
         }
-        let count = |what: &str| log.iter().filter(|entry| entry.starts_with(what)).count();
-        assert_eq!(count("add"), count("remove"), "step {step}: {log:?}");
-        assert_eq!(count("close"), 2, "step {step}: {log:?}");
+        let closed = log.iter().filter(|entry| entry.starts_with("close"));
+        assert_eq!(closed.count(), 2, "rules go with the queues: {log:?}");
     }
     wire.lock().refuse_open = Some(1);
     refused(
