@@ -321,7 +321,15 @@ impl Listener {
             path: Some(path.to_owned()),
             source,
         };
-        if path.exists() {
+        if let Ok(there) = std::fs::symlink_metadata(path) {
+            // A file that is no socket refuses connections too, like a socket nobody listens at; it is somebody's.
+            if !std::os::unix::fs::FileTypeExt::is_socket(&there.file_type()) {
+                let taken = io::Error::new(
+                    io::ErrorKind::AlreadyExists,
+                    "there is a file that is not a socket: choose another path with --socket",
+                );
+                return Err(at("bind", taken));
+            }
             match Stream::connect(path) {
                 Ok(_) => {
                     let busy = io::Error::new(
@@ -431,4 +439,31 @@ fn peer_pidfd(fd: &OwnedFd) -> Option<OwnedFd> {
     };
     // SAFETY: on success the kernel made this descriptor (close-on-exec) for us.
     (result == 0 && number >= 0).then(|| unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// connect(2) to a regular file answers as a socket does that nobody listens at.
+    #[test]
+    fn only_a_socket_nobody_listens_at_is_replaced() {
+        let path = std::env::temp_dir().join(format!("devrx-socket-{}", std::process::id()));
+        std::fs::write(&path, "precious").unwrap();
+        assert!(Listener::bind(&path, 0o600).is_err());
+        assert_eq!(std::fs::read(&path).unwrap(), b"precious");
+        std::fs::remove_file(&path).unwrap();
+
+        // Dropped without the path going with it, as when a daemon is killed.
+        let dead = Listener::bind(&path, 0o600).unwrap();
+        let Listener { fd, .. } = &*std::mem::ManuallyDrop::new(dead);
+        nix::unistd::close(fd.as_raw_fd()).unwrap();
+        let living = Listener::bind(&path, 0o600).unwrap();
+        assert!(
+            Listener::bind(&path, 0o600).is_err(),
+            "one that answers stays"
+        );
+        drop(living);
+        assert!(!path.exists());
+    }
 }
