@@ -197,6 +197,31 @@ fn a_farewell_ends_the_keeper() {
     assert!(gone(daemon.keeper));
 }
 
+fn shows_death(keeper: &Keeper) -> bool {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    let watch = keeper.watch().expect("watched");
+    poll(
+        &mut [PollFd::new(watch, PollFlags::POLLIN)],
+        PollTimeout::ZERO,
+    )
+    .unwrap()
+        == 1
+}
+
+/// An order that is lost must not leave a keeper with a list that is wrong: one that does not read is ended, and the next gets all.
+#[test]
+fn a_keeper_that_does_not_read_is_replaced() {
+    let mut keeper = Keeper::start_as(vec!["sleep".into(), "600".into()]).unwrap();
+    // Until its socket is full.
+    for more in 0..100 {
+        keeper.rules((0..5000 + more).map(|at| (1, at)).collect());
+        if shows_death(&keeper) {
+            break;
+        }
+    }
+    wait_for("its end shows", || shows_death(&keeper));
+}
+
 #[test]
 fn a_keeper_that_dies_is_replaced_and_gets_everything() {
     let mut keeper = Keeper::start_as(play("keeper")).unwrap();
@@ -210,16 +235,7 @@ fn a_keeper_that_dies_is_replaced_and_gets_everything() {
     let old = pid(&keeper);
     wait_for("it holds both", || held(old) == 2);
     kill(Pid::from_raw(old), Signal::SIGKILL).unwrap();
-    wait_for("its death shows", || {
-        use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-        let watch = keeper.watch().expect("watched");
-        poll(
-            &mut [PollFd::new(watch, PollFlags::POLLIN)],
-            PollTimeout::ZERO,
-        )
-        .unwrap()
-            == 1
-    });
+    wait_for("its death shows", || shows_death(&keeper));
     while let Some(pause) = keeper.mend() {
         assert!(pause <= Duration::from_secs(1));
         std::thread::sleep(pause);

@@ -100,12 +100,28 @@ impl Keeper {
                     format!("the keeper process cannot be started: {e}"),
                 )
             })?;
-        let running = Running {
+        let mut running = Running {
             child,
             socket: Stream::from_fd(ours),
         };
+        if let Err(error) = self.introduce(&running.socket) {
+            // Nobody would wait for it, and one that was told half of it is none.
+            let _ = running.child.kill();
+            let _ = running.child.wait();
+            return Err(error);
+        }
+        tracing::debug!(
+            pid = running.child.id(),
+            held = self.held.len(),
+            "keeper started"
+        );
+        self.running = Some(running);
+        Ok(())
+    }
+
+    /// Tells a new keeper all there is to know.
+    fn introduce(&self, socket: &Stream) -> io::Result<()> {
         let daemon = crate::sys::pidfd_open(std::process::id())?;
-        let socket = &running.socket;
         wire::send(socket, &Order::Daemon, &[daemon.as_fd()])?;
         for (id, (what, fds)) in &self.held {
             if devrx_sabotage::removed("keeper-handover") {
@@ -130,12 +146,6 @@ impl Keeper {
                 &[],
             )?;
         }
-        tracing::debug!(
-            pid = running.child.id(),
-            held = self.held.len(),
-            "keeper started"
-        );
-        self.running = Some(running);
         Ok(())
     }
 
@@ -232,11 +242,19 @@ impl Keeper {
         }
     }
 
-    fn tell(&self, order: &Order, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
-        let running = self.running.as_ref().ok_or_else(|| {
+    fn tell(&mut self, order: &Order, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let running = self.running.as_mut().ok_or_else(|| {
             io::Error::other("the keeper process is not running; try again in a second")
         })?;
-        wire::send(&running.socket, order, fds)
+        let told = wire::send(&running.socket, order, fds);
+        if let Err(error) = &told
+            && error.kind() == io::ErrorKind::TimedOut
+        {
+            // It would go on with a list that is no longer right, and cost as long again with every order. Its death shows in `watch`.
+            tracing::error!("the keeper process does not read its orders; ending it");
+            let _ = running.child.kill();
+        }
+        told
     }
 
     /// Ends the keeper in order. Everything must have been released.

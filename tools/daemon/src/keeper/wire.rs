@@ -68,6 +68,10 @@ pub(super) enum Unread {
 fn io_error(error: SocketError) -> io::Error {
     match error {
         SocketError::System { source, .. } => source,
+        SocketError::WouldBlock => io::Error::new(
+            io::ErrorKind::TimedOut,
+            "the keeper process does not read its orders; try again in a second",
+        ),
         other => io::Error::other(other),
     }
 }
