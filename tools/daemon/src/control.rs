@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use devrx_proto::event::Event;
@@ -32,6 +32,8 @@ pub struct Control<'a> {
     listener: &'a Listener,
     doorbell: Arc<Event>,
     sessions: BTreeMap<SessionId, Session>,
+    /// Sessions that are over, with their users, while something of theirs is still being closed: they count.
+    closing: Vec<(u32, Weak<()>)>,
     next: u64,
     /// No accepting before this.
     accept_at: Option<Instant>,
@@ -65,6 +67,7 @@ impl<'a> Control<'a> {
             listener,
             doorbell,
             sessions: BTreeMap::new(),
+            closing: Vec::new(),
             next: SESSIONS,
             accept_at: None,
             mend_at: None,
@@ -86,7 +89,10 @@ impl<'a> Control<'a> {
             };
             for event in &events[..count] {
                 match event.data() {
-                    SHUTDOWN => return Ok(()),
+                    SHUTDOWN => {
+                        self.hang_up();
+                        return Ok(());
+                    }
                     LISTENER => self.accept(registry),
                     WORKERS => {
                         self.doorbell.drain();
@@ -149,15 +155,18 @@ impl<'a> Control<'a> {
                 return;
             }
         };
+        self.closing.retain(|(_, open)| open.strong_count() > 0);
         let limits = registry.limits();
         let master = registry.policy().is_master(&session.peer);
         let uid = session.peer.uid;
         let of_user = self
             .sessions
             .values()
-            .filter(|other| other.peer.uid == uid)
+            .map(|other| other.peer.uid)
+            .chain(self.closing.iter().map(|(uid, _)| *uid))
+            .filter(|other| *other == uid)
             .count();
-        if self.sessions.len() >= limits.sessions as usize
+        if self.sessions.len() + self.closing.len() >= limits.sessions as usize
             || (!master && of_user >= limits.sessions_per_user as usize)
         {
             // Dropping it closes it: the client sees the end of the connection.
@@ -186,11 +195,18 @@ impl<'a> Control<'a> {
         }
     }
 
+    /// Closes every connection, waiting for none: the end of the process takes what takes long.
+    fn hang_up(&mut self) {
+        for session in std::mem::take(&mut self.sessions).into_values() {
+            let _ = session.close();
+        }
+    }
+
     fn close(&mut self, registry: &mut Registry, id: SessionId) {
         if let Some(session) = self.sessions.remove(&id) {
             // A client may have passed its socket on; the watch must not depend on the last descriptor.
             let _ = self.epoll.delete(session.as_fd());
-            drop(session);
+            self.closing.push((session.peer.uid, session.close()));
             registry.session_ended(id);
         }
     }

@@ -7,6 +7,7 @@
 //! | `run` | from configuration to service, and back in order |
 //! | `control` | the control thread: sessions, workers' news, the keeper |
 //! | `session` | one connection of a client |
+//! | `aside` | closing what a client handed over, without waiting for it |
 //! | `registry` | NICs and attachments: what clients ask for is done here |
 //! | `attachment` | making and ending an attachment, and its consumer |
 //! | `worker` | one thread a queue: packets to the client, chunks back to the NIC |
@@ -17,6 +18,7 @@
 //! A client that dies, stops or misbehaves costs only its own attachment: control never waits for one, and a worker serves one queue
 //! only.
 
+mod aside;
 mod attachment;
 pub mod config;
 mod control;

@@ -9,6 +9,7 @@ use devrx_proto::message::{
 };
 use devrx_proto::socket::{Received, SocketError, Stream};
 
+use crate::aside::{Aside, are_memory};
 use crate::attachment::SessionId;
 use crate::error::Refused;
 use crate::policy::Peer;
@@ -22,6 +23,7 @@ pub struct Session {
     /// Who is at the other end.
     pub peer: Peer,
     greeted: bool,
+    aside: Aside,
 }
 
 /// Whether a session goes on.
@@ -54,6 +56,7 @@ impl Session {
                 groups,
             },
             greeted: false,
+            aside: Aside::default(),
         })
     }
 
@@ -69,7 +72,33 @@ impl Session {
                 return Verdict::Close;
             }
         };
-        match Request::decode(&bytes, fds.len()) {
+        let decoded = Request::decode(&bytes, fds.len());
+        let strange = !are_memory(&fds);
+        // One lot at a time, so that a session cannot have more and more closed.
+        let too_many = strange && self.aside.busy();
+        let fds = if decoded.is_err() || strange {
+            if !fds.is_empty() {
+                self.aside.close(fds);
+            }
+            Vec::new()
+        } else {
+            fds
+        };
+        if too_many {
+            registry.counters.malformed_messages += 1;
+            return Verdict::Close;
+        }
+        match decoded {
+            Ok((sequence, _)) if strange => {
+                registry.counters.requests_refused += 1;
+                let message = "the descriptor handed over is neither a memfd nor a dma-buf; make a memfd with memfd_create(2) and MFD_ALLOW_SEALING, or hand over a dma-buf that a device driver exported";
+                self.send(
+                    registry,
+                    sequence,
+                    &failure(FailureCode::Invalid, message.into()),
+                    None,
+                )
+            }
             Ok((sequence, request)) => self.answer(registry, sequence, request, fds),
             Err(error) => {
                 registry.counters.malformed_messages += 1;
@@ -178,6 +207,13 @@ impl Session {
         Ok((reply, None))
     }
 
+    /// Closes the connection, with what may still lie in it. Upgradable until that is done.
+    pub fn close(self) -> std::sync::Weak<()> {
+        let watch = self.aside.watch();
+        self.aside.close(self.stream);
+        watch
+    }
+
     /// Sends, or gives the session up: who does not read loses its connection, not the daemon's time.
     pub fn send(
         &self,
@@ -220,4 +256,65 @@ impl AsFd for Session {
 
 fn failure(code: FailureCode, message: String) -> Reply {
     Reply::Failure(Failure { code, message })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+    use std::time::{Duration, Instant};
+
+    use nix::sys::socket::{setsockopt, sockopt};
+
+    use super::*;
+    use crate::config::Config;
+    use crate::keeper::Keeper;
+
+    /// A socket whose last close waits: for a peer that does not read. The peer comes with it.
+    fn lingering() -> (OwnedFd, TcpStream) {
+        use std::io::Write;
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut one = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (peer, _) = listener.accept().unwrap();
+        one.set_nonblocking(true).unwrap();
+        while one.write(&[0; 1 << 16]).is_ok() {}
+        one.set_nonblocking(false).unwrap();
+        let linger = libc::linger {
+            l_onoff: 1,
+            l_linger: 10,
+        };
+        setsockopt(&one, sockopt::Linger, &linger).unwrap();
+        (one.into(), peer)
+    }
+
+    /// Whoever may connect could otherwise hold up everybody else.
+    #[test]
+    fn descriptors_that_are_slow_to_close_hold_nobody_up() {
+        let keeper = Keeper::start_as(vec!["cat".into()]).unwrap();
+        let control = std::sync::Arc::new(devrx_proto::event::Event::new().unwrap());
+        let config = Config::parse("").unwrap();
+        let mut registry = Registry::new(&config, Vec::new(), keeper, control).unwrap();
+        let (ours, theirs) = Stream::pair().unwrap();
+        let mut session = Session::new(SessionId(16), ours).unwrap();
+        let nics = Request::Nics(Default::default()).encode(1).unwrap();
+        let mut peers = Vec::new();
+        let mut send = || {
+            let (fd, peer) = lingering();
+            peers.push(peer);
+            theirs.send(&nics, &[fd.as_fd()]).unwrap();
+        };
+        // One to be refused; then one that lies in the connection unread.
+        send();
+        let start = Instant::now();
+        session.serve(&mut registry);
+        assert!(session.aside.busy(), "it is being closed");
+        send();
+        let watch = session.close();
+        assert!(
+            start.elapsed() < Duration::from_secs(5),
+            "it was waited for"
+        );
+        assert!(watch.upgrade().is_some(), "the session counts meanwhile");
+        drop(peers);
+        crate::testing::wait_for("both are closed", || watch.upgrade().is_none());
+    }
 }
