@@ -110,6 +110,13 @@ fn dispatch(cli: &Cli) -> Result<()> {
     if !matches!(cli.command, Command::Run(_)) {
         stop::on_signals()?;
     }
+    // `devrx stats --watch | head` is no fault of anybody's.
+    if matches!(
+        cli.command,
+        Command::Doctor | Command::Nic(_) | Command::Flow(_) | Command::Stats(_)
+    ) {
+        sys::end_with_the_reader();
+    }
     let socket = cli.socket.clone().unwrap_or_else(|| DEFAULT_SOCKET.into());
     match &cli.command {
         Command::Doctor => doctor::run(cli.json),

@@ -25,6 +25,26 @@ fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
+/// As in `devrx doctor | head -0`.
+#[test]
+fn a_reader_that_goes_away_is_no_panic() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = Command::new(DEVRX)
+        .arg("doctor")
+        .stdout(writer)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+        .wait_with_output()
+        .unwrap();
+    let said = stderr(&output);
+    assert!(
+        !output.status.success() && !said.contains("panicked"),
+        "{said}"
+    );
+}
+
 #[test]
 fn every_form_of_the_design_is_understood() {
     for line in [
