@@ -86,7 +86,7 @@ pub fn enter() -> Result<Option<Lane>> {
     Ok(Some(Lane { _turn: turn }))
 }
 
-/// The beginning of the name of a temporary folder of this process; [`sweep`] removes those of processes that are gone.
+/// The beginning of the name of a temporary folder of this process; the next run removes those of processes that are gone.
 #[must_use]
 pub fn temporary(what: &str) -> String {
     format!("{TEMPORARY}{}-{what}-", std::process::id())

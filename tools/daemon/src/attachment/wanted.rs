@@ -110,7 +110,8 @@ impl Wanted {
     /// What is out of range.
     pub fn layout(&self, chunks: u32, largest: u32) -> Result<Layout, LayoutError> {
         Layout::new(&LayoutParams {
-            queues: self.queues.end() - self.queues.start() + 1,
+            // A range of all numbers is refused for its length, not counted round to none.
+            queues: (self.queues.end() - self.queues.start()).saturating_add(1),
             // Room for every chunk a queue has: a client that gives back in the order of arrival never sees it full.
             completions: largest
                 .checked_next_power_of_two()

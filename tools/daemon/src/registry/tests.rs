@@ -468,6 +468,17 @@ fn others_may_what_the_policy_says() {
 }
 
 #[test]
+fn a_range_of_all_queue_numbers_is_refused() {
+    let (_, mut registry) = registry(2, "");
+    let all = AttachRequest {
+        queue_last: u32::MAX,
+        ..request("a", 0)
+    };
+    refused(&mut registry, &all, FailureCode::NotFound, "queue");
+    registry.shut_down();
+}
+
+#[test]
 fn memory_a_client_brings_must_be_sealed() {
     let (_, mut registry) = registry(1, "");
     let wanted = AttachRequest {
