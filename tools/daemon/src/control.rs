@@ -150,7 +150,7 @@ impl<'a> Control<'a> {
         let session = match Session::new(id, stream) {
             Ok(session) => session,
             Err(error) => {
-                tracing::warn!(%error, "a connection that is not known is refused");
+                tracing::debug!(%error, "a connection that is not known is refused");
                 registry.counters.sessions_refused += 1;
                 return;
             }
@@ -170,7 +170,8 @@ impl<'a> Control<'a> {
             || (!master && of_user >= limits.sessions_per_user as usize)
         {
             // Dropping it closes it: the client sees the end of the connection.
-            tracing::warn!(uid, of_user, "too many sessions; refusing another");
+            // Counted; not logged as a warning, for whoever can connect could fill the log.
+            tracing::debug!(uid, of_user, "too many sessions; refusing another");
             registry.counters.sessions_refused += 1;
             return;
         }

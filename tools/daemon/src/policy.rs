@@ -44,6 +44,8 @@ pub struct Ask<'a> {
     pub size: u64,
     /// Outlives the session.
     pub persist: bool,
+    /// Asks for processors or busy polling.
+    pub tune: bool,
 }
 
 /// What a user has already.
@@ -208,7 +210,13 @@ impl Policy {
             ask.nic,
             ask.kind,
             usage.memory.saturating_add(ask.size),
-            if ask.persist { "\npersist = true" } else { "" },
+            [
+                (ask.persist, "\npersist = true"),
+                (ask.tune, "\ntune = true")
+            ]
+            .iter()
+            .filter_map(|(asked, line)| asked.then_some(*line))
+            .collect::<String>(),
         )))
     }
 
@@ -270,6 +278,11 @@ fn objection(rule: &PolicyRule, ask: &Ask<'_>, usage: Usage) -> Option<String> {
         return Some(format!(
             "its rule allows {limit} attachments, and it has them"
         ));
+    }
+    if ask.tune && !rule.tune && !devrx_sabotage::removed("policy-tune") {
+        return Some(
+            "its rule does not allow choosing processors or busy polling (tune = true)".into(),
+        );
     }
     if ask.persist && !rule.persist {
         return Some("its rule does not allow attachments that outlive their session".into());

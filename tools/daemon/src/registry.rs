@@ -111,6 +111,7 @@ impl Registry {
             kind: source.policy_kind(),
             size: wanted.memory(),
             persist,
+            tune: request.cpu.is_some() || request.busy_poll,
         };
         self.policy
             .may_attach(peer, &ask, self.usage_of(peer.uid))?;

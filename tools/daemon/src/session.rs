@@ -68,7 +68,8 @@ impl Session {
             Err(SocketError::WouldBlock) => return Verdict::Keep,
             Err(error) => {
                 registry.counters.malformed_messages += 1;
-                tracing::warn!(session = self.id.0, uid = self.peer.uid, %error, "ending a session");
+                // Counted; not logged as a warning, for whoever can connect could fill the log.
+                tracing::debug!(session = self.id.0, uid = self.peer.uid, %error, "ending a session");
                 return Verdict::Close;
             }
         };
@@ -235,7 +236,7 @@ impl Session {
             Ok(()) => Verdict::Keep,
             Err(SocketError::WouldBlock) => {
                 registry.counters.stalled_sessions += 1;
-                tracing::warn!(
+                tracing::debug!(
                     session = self.id.0,
                     uid = self.peer.uid,
                     pid = self.peer.pid,

@@ -22,7 +22,7 @@ enum Source {
 pub struct ShutdownHandle(Arc<Event>);
 
 impl Shutdown {
-    /// SIGTERM and SIGINT. They are blocked for the calling thread, and threads it starts, from now on: call this before any thread is
+    /// SIGTERM, SIGINT and SIGHUP (the terminal it was started from is gone). They are blocked for the calling thread, and threads it starts, from now on: call this before any thread is
     /// started.
     ///
     /// # Errors
@@ -32,6 +32,7 @@ impl Shutdown {
         let mut set = SigSet::empty();
         set.add(Signal::SIGTERM);
         set.add(Signal::SIGINT);
+        set.add(Signal::SIGHUP);
         set.thread_block()?;
         let fd = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
         Ok(Self(Source::Signals(fd)))

@@ -22,7 +22,7 @@ pub struct RunArgs {
     until_stdin_closes: bool,
 }
 
-/// Runs the daemon until SIGINT or SIGTERM.
+/// Runs the daemon until SIGINT, SIGTERM or SIGHUP.
 ///
 /// # Errors
 /// What keeps it from serving.

@@ -226,6 +226,9 @@ pub struct PolicyRule {
     pub max_memory: Option<u64>,
     /// Attachments that one user may have; default 16.
     pub max_attachments: Option<u32>,
+    /// May choose the processors that the threads of its queues run on, and busy polling: it can then take time from others.
+    #[serde(default)]
+    pub tune: bool,
     /// May make attachments that outlive the session that made them.
     #[serde(default)]
     pub persist: bool,

@@ -16,6 +16,7 @@ fn ask() -> Ask<'static> {
         kind: "memfd",
         size: 1 << 20,
         persist: false,
+        tune: false,
     }
 }
 
@@ -91,6 +92,14 @@ fn every_limit_of_a_rule_holds() {
         },
         none,
         "hugetlb",
+    );
+    refused(
+        Ask {
+            tune: true,
+            ..ask()
+        },
+        none,
+        "tune = true",
     );
     refused(
         Ask {
