@@ -71,6 +71,22 @@ pub fn rules() -> Result<BTreeMap<String, Vec<usize>>> {
         .collect()
 }
 
+/// Starts tcpdump on the far end of a link, and returns when it listens.
+pub fn tcpdump(link: &Link, file: &Path, more: &[&str]) -> Result<Process> {
+    let mut command = link.far.command("tcpdump");
+    command
+        .args(["-i", FAR_IF, "-Z", "root", "-s", "0", "-U"])
+        .args(["--immediate-mode"])
+        .args(more)
+        .arg("-w")
+        .arg(file);
+    let tcpdump = Process::start(&mut command)?;
+    wait_for("tcpdump listens", Duration::from_secs(10), || {
+        Ok(tcpdump.written().1.contains("listening on"))
+    })?;
+    Ok(tcpdump)
+}
+
 /// What tcpdump saw of pings (with fragments, over IPv4 and IPv6), ARP, a TCP session and UDP on a link without a daemon.
 pub fn real_traffic(folder: &Path) -> Result<PathBuf> {
     let link = Link::new(LinkSpec {
@@ -79,26 +95,8 @@ pub fn real_traffic(folder: &Path) -> Result<PathBuf> {
         ..LinkSpec::default()
     })?;
     let file = folder.join("real.pcap");
-    let mut command = link.far.command("tcpdump");
-    command
-        .args([
-            "-i",
-            FAR_IF,
-            "-Z",
-            "root",
-            "-s",
-            "0",
-            "-U",
-            "--immediate-mode",
-            "-B",
-            "16384",
-            "-w",
-        ])
-        .arg(&file);
-    let tcpdump = Process::start(&mut command)?;
-    wait_for("tcpdump listens", Duration::from_secs(10), || {
-        Ok(tcpdump.written().1.contains("listening on"))
-    })?;
+    // Room for a whole transfer.
+    let tcpdump = tcpdump(&link, &file, &["-B", "16384"])?;
     for (address, size) in [
         (IPV4[0], "56"),
         (IPV4[0], "4000"),

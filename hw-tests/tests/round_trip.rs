@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use devrx_hw_tests::command::{Process, run_ok, wait_for};
+use devrx_hw_tests::command::run_ok;
 use devrx_hw_tests::daemon::Daemon;
 use devrx_hw_tests::link::{FAR_IF, Link, LinkSpec, NEAR_IF};
 use devrx_hw_tests::{capture, lane, pcap};
@@ -137,24 +137,7 @@ fn devrx_send_puts_the_capture_on_the_wire_as_tcpdump_sees_it() {
         let capture = capture::scapy_file("sizes")?;
         let want = pcap::read(&capture)?;
         let file = daemon.folder().join("seen.pcap");
-        let mut command = link.far.command("tcpdump");
-        command
-            .args([
-                "-i",
-                FAR_IF,
-                "-Z",
-                "root",
-                "-s",
-                "0",
-                "-U",
-                "--immediate-mode",
-                "-w",
-            ])
-            .arg(&file);
-        let tcpdump = Process::start(&mut command)?;
-        wait_for("tcpdump listens", Duration::from_secs(10), || {
-            Ok(tcpdump.written().1.contains("listening on"))
-        })?;
+        let tcpdump = capture::tcpdump(&link, &file, &[])?;
         daemon.send(&link, &capture, 1000)?;
         std::thread::sleep(Duration::from_millis(200));
         tcpdump.signal(Signal::SIGINT)?;

@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use crate::shell;
 
-/// Runs the benchmarks of the pool; they print their own table.
+/// Runs the measurements; they print their own tables. Arguments choose among those of the pool.
 pub fn run(args: &[String]) -> Result<bool> {
     let start = Instant::now();
     shell::step("pool: recycling against releasing to the provider");
@@ -22,6 +22,21 @@ pub fn run(args: &[String]) -> Result<bool> {
             ])
             .args(args),
     )?;
+    // Ignored as tests, because they assert nothing that a clock says.
+    shell::step("driver: a packet through the receive path, and through the XDP program");
+    let measured = shell::run(shell::cargo().args([
+        "test",
+        "--locked",
+        "--release",
+        "--package",
+        "devrx-driver",
+        "--",
+        "--ignored",
+        "--nocapture",
+        "--test-threads=1",
+        "cost_of_a_packet",
+    ]))?;
+    let ok = ok && measured;
     println!(
         "bench: {} ({})",
         if ok { "done" } else { "failed" },
