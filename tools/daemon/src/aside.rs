@@ -6,6 +6,9 @@ use std::sync::{Arc, Weak};
 
 use nix::fcntl::{FcntlArg, fcntl};
 
+/// How many lots of descriptors of one session may be being closed at a time.
+const MOST: usize = 8;
+
 /// What a session has given to be closed. It is over when the last one is closed.
 #[derive(Debug, Default)]
 pub struct Aside(Arc<()>);
@@ -27,7 +30,15 @@ impl Aside {
         }
     }
 
+    /// Whether so much is not closed yet that a session must not add to it. One thread each: a few are what a machine under load takes
+    /// to close ordinary descriptors, many are a client that means to.
+    #[must_use]
+    pub fn crowded(&self) -> bool {
+        Arc::strong_count(&self.0) > MOST
+    }
+
     /// Whether something given is not closed yet.
+    #[cfg(test)]
     #[must_use]
     pub fn busy(&self) -> bool {
         Arc::strong_count(&self.0) > 1
@@ -53,4 +64,19 @@ pub fn is_memory(fd: BorrowedFd<'_>) -> bool {
 #[must_use]
 pub fn are_memory(fds: &[OwnedFd]) -> bool {
     fds.iter().all(|fd| is_memory(fd.as_fd()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_few_lots_are_no_crowd() {
+        let aside = Aside::default();
+        let lots: Vec<_> = (0..MOST).map(|_| aside.0.clone()).collect();
+        assert!(aside.crowded());
+        drop(lots);
+        let _few = [aside.0.clone(), aside.0.clone()];
+        assert!(aside.busy() && !aside.crowded());
+    }
 }

@@ -75,8 +75,8 @@ impl Session {
         };
         let decoded = Request::decode(&bytes, fds.len());
         let strange = !are_memory(&fds);
-        // One lot at a time, so that a session cannot have more and more closed.
-        let too_many = strange && self.aside.busy();
+        // A few lots at a time, so that a session cannot have more and more closed.
+        let too_many = strange && self.aside.crowded();
         let fds = if decoded.is_err() || strange {
             if !fds.is_empty() {
                 self.aside.close(fds);
