@@ -6,6 +6,7 @@
 
 pub mod afxdp;
 mod chunk;
+pub mod device;
 mod error;
 pub mod flow;
 mod nic;
@@ -16,4 +17,4 @@ pub use chunk::{NO_FLOW, RxBatch, RxChunk, RxFlags};
 pub use devrx_provider::QueueNeeds;
 pub use error::DriverError;
 pub use nic::{Flows, Interrupts, Link, LinkState, Nic, NicStatistics, Statistics};
-pub use queue::{HeaderSlots, QueueConfig, QueueCounters, RxQueue, ZeroCopy};
+pub use queue::{HeaderSlots, QueueConfig, QueueCounters, RxQueue, Unsplit, ZeroCopy};

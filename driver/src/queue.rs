@@ -44,6 +44,20 @@ pub enum ZeroCopy {
     ZeroCopy,
 }
 
+/// What becomes of packets whose header the NIC cannot split off, on a queue that splits: ARP and other frames without an IP header, headers
+/// longer than a slot.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Unsplit {
+    /// They are delivered whole in the chunk; where the CPU does not read that, only the rule `any` takes them.
+    #[default]
+    Deliver,
+    /// They are dropped, and counted as `unsplit`.
+    Drop,
+    /// Their first bytes, as many as a header slot holds, go to the slot. With some NICs every frame no longer than a slot then goes there
+    /// whole, payload and all.
+    Header,
+}
+
 /// What a queue is opened with. Abstract: the same for every NIC and every kind of memory.
 #[derive(Clone, Debug)]
 pub struct QueueConfig {
@@ -61,6 +75,8 @@ pub struct QueueConfig {
     pub zero_copy: ZeroCopy,
     /// Payload bytes to put in the header slot after the header, as far as it has room. 0 for an exact split.
     pub split_extra: u16,
+    /// What becomes of packets that cannot be split.
+    pub unsplit: Unsplit,
 }
 
 /// What happened on a queue since it was opened. Every packet steered to it is in exactly one of `received` and the drop counters
@@ -81,6 +97,13 @@ pub struct QueueCounters {
     pub oversize: u64,
     /// Packets of which the queue's end left only the first part.
     pub incomplete: u64,
+    /// Packets dropped here because they were not split and the queue was told to drop those ([`Unsplit::Drop`]), or because what could tell whether a
+    /// rule takes them lies in memory that the CPU does not read.
+    pub unsplit_drops: u64,
+    /// Packets dropped here because no rule takes them; only on NICs that do not leave such packets to Linux.
+    pub unwanted: u64,
+    /// Packets dropped here because the NIC received them with an error.
+    pub errors: u64,
     /// Packets that arrived but were not split although splitting was asked for: cut off or malformed headers, or longer than a
     /// slot. Part of `received`.
     pub unsplit: u64,
@@ -95,13 +118,16 @@ pub struct QueueCounters {
 impl QueueCounters {
     /// The drops by the names under which statistics show them.
     #[must_use]
-    pub fn drops(&self) -> [(&'static str, u64); 5] {
+    pub fn drops(&self) -> [(&'static str, u64); 8] {
         [
             ("no_descriptor", self.no_descriptor),
             ("rx_ring_full", self.rx_ring_full),
             ("bad_descriptor", self.bad_descriptor),
             ("oversize", self.oversize),
             ("incomplete", self.incomplete),
+            ("unsplit", self.unsplit_drops),
+            ("unwanted", self.unwanted),
+            ("error", self.errors),
         ]
     }
 }
@@ -139,6 +165,11 @@ pub trait RxQueue: Send {
 
     /// What happened so far. May make a system call; not for every packet. After [`stop`](Self::stop), the final drops of the NIC or kernel.
     fn counters(&self) -> QueueCounters;
+
+    /// Why the queue can receive no more, once something has ended it from outside: the NIC is gone or was reset. Costs next to nothing.
+    fn fault(&self) -> Option<&'static str> {
+        None
+    }
 
     /// Ends reception. After it returns `Ok`, the NIC and kernel write no more to any chunk; [`poll`](Self::poll) still returns what had arrived.
     /// Calling it again does nothing.

@@ -28,7 +28,6 @@ mod ntuple;
 mod queue;
 mod receive;
 mod ring;
-mod rules;
 mod xsk_sys;
 
 pub use discover::{Interface, discover};

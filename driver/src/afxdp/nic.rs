@@ -10,13 +10,12 @@ use std::sync::Arc;
 use devrx_provider::{MapWay, QueueNeeds, page_size};
 use nix::net::if_::if_nametoindex;
 
-use super::bpf::{Rules, Steering, XdpMode, grace_period};
+use super::bpf::{Steering, XdpMode, grace_period};
 use super::ethtool_sys::{Ethtool, FLAG_RX_VLAN};
 use super::queue::AfXdpQueue;
 use super::receive::Receive;
-use super::rules::RuleBoard;
 use super::{bind, discover, ntuple};
-use crate::flow::FlowRule;
+use crate::flow::{FlowRule, RuleBoard, Rules};
 use crate::packet::MAX_HEADERS;
 use crate::{
     DriverError, Interrupts, Link, LinkState, Nic, NicStatistics, QueueConfig, Statistics, ZeroCopy,

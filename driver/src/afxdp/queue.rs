@@ -162,6 +162,7 @@ impl RxQueue for AfXdpQueue {
             refused_chunks: counts.refused_chunks + kernel.invalid_fill,
             copied: !self.zero_copy,
             exact: !self.zero_copy,
+            ..QueueCounters::default()
         }
     }
 

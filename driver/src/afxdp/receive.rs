@@ -9,8 +9,8 @@ use devrx_provider::{ChunkIndex, MemoryProvider, Region};
 
 use super::frame::{Chunks, MAX_CHUNKS, Part};
 use super::ring::{Consumer, Desc, Producer};
-use super::rules::{Classifier, RuleBoard};
 use crate::chunk::{RxBatch, RxChunk, RxFlags};
+use crate::flow::{Classifier, RuleBoard};
 use crate::packet::{MAX_HEADERS, parse};
 use crate::{HeaderSlots, QueueConfig};
 

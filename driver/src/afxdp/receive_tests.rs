@@ -63,6 +63,7 @@ fn bench(ring: u32, split: bool) -> Bench {
         busy_poll: false,
         zero_copy: ZeroCopy::Auto,
         split_extra: 0,
+        unsplit: crate::Unsplit::default(),
     };
     let base = (CHUNKS * CHUNK) as usize;
     let receive = Receive::new(rx.consumer, fill.producer, config, base, Arc::clone(&board));

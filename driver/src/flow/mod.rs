@@ -19,11 +19,14 @@
 //! Rules that can match nothing (`arp,dst-port=1`) are refused when they are read. The text that [`Display`](std::fmt::Display)
 //! writes reads back as the same rule; `ether-type=0x0800` is written `ip`, for it is the same.
 
+mod classify;
 mod range;
 #[cfg(test)]
 mod tests;
 mod text;
 
+pub use classify::Rules;
+pub(crate) use classify::{Classifier, RuleBoard};
 pub use range::{PortRange, Prefix};
 pub use text::FlowError;
 

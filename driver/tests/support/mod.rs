@@ -120,6 +120,7 @@ pub fn config(wanted: Wanted) -> (QueueConfig, Arc<RegionProvider>) {
         busy_poll: wanted.busy_poll,
         zero_copy: ZeroCopy::Auto,
         split_extra: 0,
+        unsplit: devrx_driver::Unsplit::default(),
     };
     (config, provider)
 }

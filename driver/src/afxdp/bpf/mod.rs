@@ -16,5 +16,5 @@ pub mod sys;
 mod tests;
 
 pub use steering::{
-    MAX_QUEUES, MAX_RULES, MAX_RULES_PER_QUEUE, Rules, Steering, XdpMode, grace_period,
+    MAX_QUEUES, MAX_RULES, MAX_RULES_PER_QUEUE, Steering, XdpMode, grace_period,
 };

@@ -4,7 +4,7 @@ use super::asm::Insn;
 use super::program::{self, COUNTER_STRIDE, Shared, Target};
 use super::sys::{self, MapKind};
 use crate::DriverError;
-use crate::flow::FlowRule;
+use crate::flow::{FlowRule, Rules};
 use devrx_provider::Mapping;
 use std::collections::BTreeMap;
 use std::ffi::CStr;
@@ -41,9 +41,6 @@ impl fmt::Display for XdpMode {
         })
     }
 }
-
-/// Rules of a queue, each with a number of the caller's.
-pub type Rules = Vec<(u16, FlowRule)>;
 
 /// The program attached to one interface. Dropping it takes the program off, as does the end of the process.
 ///

@@ -150,6 +150,9 @@ impl<Q: RxQueue> Worker<Q> {
         {
             self.shared.fail("the client took pages out of the region (a hole punched in the file, or its memory gone); attach again with memory that stays");
         }
+        if let Some(why) = self.queue.fault() {
+            self.shared.fail(why);
+        }
         if self.rings_lost_pages() {
             self.shared.fail("pages of the rings or header slots are gone: the client punched a hole where there is no memory to fill it, or the machine has none left; free memory and attach again");
         }

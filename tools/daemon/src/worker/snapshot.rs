@@ -149,6 +149,9 @@ impl Snapshot {
         set(DropReason::RxRingFull, counters.rx_ring_full);
         set(DropReason::BadDescriptor, counters.bad_descriptor);
         set(DropReason::Oversize, counters.oversize);
+        set(DropReason::Unsplit, counters.unsplit_drops);
+        set(DropReason::Unwanted, counters.unwanted);
+        set(DropReason::Error, counters.errors);
         // Only the end of the queue leaves a packet incomplete.
         set(DropReason::Detached, self.drained + counters.incomplete);
     }

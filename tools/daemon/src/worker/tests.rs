@@ -124,6 +124,7 @@ impl Rig {
             busy_poll: false,
             zero_copy: ZeroCopy::Auto,
             split_extra: 0,
+            unsplit: devrx_driver::Unsplit::default(),
         };
         let wire = Wire::default();
         let queue = FakeQueue::new(&wire, 0, &config);

@@ -3,13 +3,16 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::bpf::Rules;
+use super::FlowRule;
 use crate::chunk::NO_FLOW;
 use crate::packet::PacketKey;
 
+/// The rules of a queue: the id that packets are marked with, and the rule, in the order they were added.
+pub type Rules = Vec<(u16, FlowRule)>;
+
 /// The controlling side: says what the rules are.
 #[derive(Debug, Default)]
-pub(super) struct RuleBoard {
+pub(crate) struct RuleBoard {
     version: AtomicU32,
     /// What the queue shall take next; or what it gave back, which the next `set` frees.
     slot: Mutex<Rules>,
@@ -17,7 +20,7 @@ pub(super) struct RuleBoard {
 
 impl RuleBoard {
     /// From its next poll on the queue goes by `rules`.
-    pub(super) fn set(&self, rules: Rules) {
+    pub(crate) fn set(&self, rules: Rules) {
         let mut slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
         *slot = rules;
         // Under the lock: a version and what is in the slot belong together, or the queue would swap twice and end with what it had.
@@ -34,14 +37,14 @@ impl RuleBoard {
 
 /// The queue's side.
 #[derive(Debug)]
-pub(super) struct Classifier {
+pub(crate) struct Classifier {
     board: Arc<RuleBoard>,
     seen: u32,
     rules: Rules,
 }
 
 impl Classifier {
-    pub(super) fn new(board: Arc<RuleBoard>) -> Self {
+    pub(crate) fn new(board: Arc<RuleBoard>) -> Self {
         // The board's version is behind by one for sure: the first look takes what is there.
         let seen = board.version.load(Ordering::Relaxed).wrapping_sub(1);
         let mut new = Self {
@@ -56,7 +59,7 @@ impl Classifier {
     /// Takes new rules, if there are any: one load when there are none. Never waits: when the other side is just writing, the next look will do. The
     /// old rules are left with the other side, so that nothing is freed here.
     #[inline]
-    pub(super) fn look(&mut self) {
+    pub(crate) fn look(&mut self) {
         let version = self.board.version.load(Ordering::Acquire);
         if version != self.seen
             && let Ok(mut slot) = self.board.slot.try_lock()
@@ -69,19 +72,19 @@ impl Classifier {
     /// Whether a packet's headers decide which rule takes it: not while there is but one and was none before, since that one brought
     /// it. What a rule brought that is gone may still be on its way.
     #[inline]
-    pub(super) fn needs_key(&self) -> bool {
+    pub(crate) fn needs_key(&self) -> bool {
         self.rules.len() > 1 || self.seen > 1
     }
 
     /// The rule for any packet, where [`needs_key`](Self::needs_key) is false.
     #[inline]
-    pub(super) fn only(&self) -> u16 {
+    pub(crate) fn only(&self) -> u16 {
         self.rules.first().map_or(NO_FLOW, |(id, _)| *id)
     }
 
     /// The first rule that takes a packet with these headers.
     #[inline]
-    pub(super) fn classify(&self, key: &PacketKey) -> u16 {
+    pub(crate) fn classify(&self, key: &PacketKey) -> u16 {
         if !self.needs_key() {
             return self.only();
         }
