@@ -5,7 +5,7 @@ use super::steering::{load, wait, wait_by_map};
 use super::*;
 use crate::DriverError;
 use crate::afxdp::xsk_sys::Socket;
-use crate::flow::FlowRule;
+use crate::flow::{FlowRule, Rules};
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
