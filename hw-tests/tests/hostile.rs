@@ -15,6 +15,7 @@ use devrx_hw_tests::neighbour::Neighbour;
 use devrx_hw_tests::sender::{Sender, Traffic};
 use devrx_hw_tests::session::{Delivered, Session, connect};
 use devrx_proto::message::{AttachRequest, Hello, NameRequest, Reply, Request, StatsRequest};
+use devrx_proto::socket::SocketError;
 use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
@@ -205,7 +206,11 @@ fn a_client_that_never_reads_its_socket_holds_nobody_up() {
         while neighbour.busy() {
             match session.stream().send(&request, &[]) {
                 Ok(()) => sent += 1,
-                // Full, or the daemon has had enough: both are right.
+                // Full: until the daemon has read some. Going on until it has had enough is what fills its own side.
+                Err(SocketError::WouldBlock) => {
+                    std::thread::sleep(std::time::Duration::from_millis(1));
+                }
+                // Hung up on.
                 Err(_) => break,
             }
             ensure!(
