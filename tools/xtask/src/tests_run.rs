@@ -12,14 +12,15 @@ pub struct Counter {
     ignored: u64,
     skips: Vec<String>,
     failures: Vec<String>,
-    /// The test that was named last.
-    running: String,
+    /// Failed tests are being named.
+    listing: bool,
 }
 
 impl Counter {
     /// Takes in one line.
     pub fn see(&mut self, line: &str) {
         if let Some(result) = line.strip_prefix("test result: ") {
+            self.listing = false;
             // "ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s"
             for part in result.split(['.', ';']) {
                 let mut words = part.split_whitespace();
@@ -37,17 +38,15 @@ impl Counter {
             }
         } else if let Some(at) = line.find("skipped: ") {
             self.skips.push(line[at + "skipped: ".len()..].to_owned());
-        } else if let Some((name, verdict)) = line
-            .strip_prefix("test ")
-            .and_then(|rest| rest.split_once(" ... "))
+        } else if line == "failures:" {
+            // At its end libtest names what failed; before, what tests print may stand anywhere.
+            self.listing = true;
+        } else if self.listing
+            && let Some(name) = line.strip_prefix("    ")
+            && !name.contains(' ')
+            && !self.failures.iter().any(|known| known == name)
         {
-            // What a test prints may stand between its name and the verdict.
-            self.running = name.to_owned();
-            if verdict == "FAILED" {
-                self.failures.push(name.to_owned());
-            }
-        } else if line == "FAILED" {
-            self.failures.push(std::mem::take(&mut self.running));
+            self.failures.push(name.to_owned());
         }
     }
 
@@ -89,17 +88,24 @@ mod tests {
             "test a ... ok",
             "test b ... FAILED",
             "test c ... skipped: not root",
-            "test d ... about to fail",
+            "test d ... about to print",
+            "test of mine",
             "FAILED",
-            "test result: FAILED. 2 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s",
+            "failures:",
+            "",
+            "failures:",
+            "    b",
+            "    it::d",
+            "",
+            "test result: FAILED. 2 passed; 2 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s",
         ] {
             counter.see(line);
         }
-        assert_eq!((counter.passed, counter.failed, counter.ignored), (2, 1, 1));
-        assert_eq!(counter.failures, ["b", "d"]);
+        assert_eq!((counter.passed, counter.failed, counter.ignored), (2, 2, 1));
+        assert_eq!(counter.failures, ["b", "it::d"]);
         let mut tally = Tally::default();
         counter.add_to(&mut tally, "x", false);
-        assert_eq!((tally.passed, tally.failed, tally.skipped), (1, 1, 2));
+        assert_eq!((tally.passed, tally.failed, tally.skipped), (1, 2, 2));
     }
 
     #[test]
