@@ -15,7 +15,7 @@ use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
 
 use crate::memfd::sys;
-use crate::region::Traits;
+use crate::region::{Place, Traits};
 use crate::{Flush, MapWay, Mapping, MemoryKind, ProviderError, Region, RegionSpec, ioctl};
 
 /// `DMA_BUF_MAGIC` (linux/magic.h), "DMAB".
@@ -28,6 +28,7 @@ const PFN: Traits = Traits {
     kind: MemoryKind::Dmabuf,
     ways: &[MapWay::PfnAddress],
     flush: Flush::ReadPerBatch,
+    cpu_readable: false,
     no_way: None,
 };
 
@@ -35,6 +36,7 @@ const VFIO: Traits = Traits {
     kind: MemoryKind::Dmabuf,
     ways: &[MapWay::VfioDmabuf],
     flush: Flush::ReadPerBatch,
+    cpu_readable: false,
     no_way: None,
 };
 
@@ -42,6 +44,7 @@ const RAM: Traits = Traits {
     kind: MemoryKind::Dmabuf,
     ways: &[],
     flush: Flush::None,
+    cpu_readable: true,
     no_way: Some(
         "it is ordinary memory behind a PFN map, which neither AF_XDP nor VFIO takes; hand over the memfd under it \
          (the memory kind memfd), or let the daemon make it (the memory kind udmabuf)",
@@ -158,7 +161,7 @@ pub fn adopt(fd: OwnedFd, spec: RegionSpec, policy: &Policy) -> Result<Region, P
             });
         }
     };
-    Ok(Region::new(traits, spec, fd, None, mapping))
+    Ok(Region::new(traits, spec, Place::file(fd), mapping))
 }
 
 /// Who exported a dma-buf: `exp_name` of its fdinfo.

@@ -6,13 +6,14 @@ use std::os::fd::{AsFd, BorrowedFd};
 use nix::sys::memfd::MFdFlags;
 
 use crate::memfd::{map_pages, new_file, seal, set_size, size_seals};
-use crate::region::Traits;
+use crate::region::{Place, Traits};
 use crate::{Flush, MapWay, MemoryKind, ProviderError, Region, RegionSpec};
 
 pub(crate) const TRAITS: Traits = Traits {
     kind: MemoryKind::Hugetlb,
     ways: &[MapWay::HostAddress, MapWay::Memfd],
     flush: Flush::None,
+    cpu_readable: true,
     no_way: None,
 };
 
@@ -81,7 +82,7 @@ pub fn create_sized(name: &str, spec: RegionSpec, page: u64) -> Result<Region, P
             | nix::fcntl::SealFlag::F_SEAL_FUTURE_WRITE
             | nix::fcntl::SealFlag::F_SEAL_SEAL,
     )?;
-    Ok(Region::new(TRAITS, spec, fd, None, Some(mapping)))
+    Ok(Region::new(TRAITS, spec, Place::file(fd), Some(mapping)))
 }
 
 /// Whether a descriptor is a file of huge pages.

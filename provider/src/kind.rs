@@ -14,6 +14,8 @@ pub enum MemoryKind {
     Udmabuf,
     /// A dma-buf somebody handed over.
     Dmabuf,
+    /// A BAR of a PCI function.
+    Pci,
 }
 
 impl fmt::Display for MemoryKind {
@@ -23,6 +25,7 @@ impl fmt::Display for MemoryKind {
             Self::Hugetlb => "hugetlb",
             Self::Udmabuf => "udmabuf",
             Self::Dmabuf => "dmabuf",
+            Self::Pci => "pci",
         })
     }
 }

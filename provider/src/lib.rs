@@ -2,7 +2,7 @@
 //!
 //! A [`Region`] is one span of memory held by file descriptor and cut into chunks of one size. A [`MemoryProvider`] hands its
 //! chunks to a page pool and takes them back; it knows nothing of NICs, and NICs know nothing of it. One file a kind of memory:
-//! [`memfd`], [`hugetlb`], [`udmabuf`], [`dmabuf`].
+//! [`memfd`], [`hugetlb`], [`udmabuf`], [`dmabuf`], [`pci`].
 //!
 //! The bytes of a region are written by NICs and by other processes while this one looks at them, so no reference is ever formed
 //! to them: [`Mapping`] copies them in and out with volatile accesses. Memory that a client owns can lose pages under a
@@ -17,6 +17,7 @@ mod ioctl;
 mod kind;
 mod mapping;
 pub mod memfd;
+pub mod pci;
 mod provider;
 mod region;
 mod region_provider;

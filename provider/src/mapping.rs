@@ -164,6 +164,18 @@ impl Mapping {
         true
     }
 
+    /// Reads the byte at `offset` for the sake of reading: what a device had written towards this memory before is there when this
+    /// returns. False when the byte is not within the mapping.
+    #[inline]
+    pub fn touch(&self, offset: usize) -> bool {
+        if !self.contains(offset, 1) {
+            return false;
+        }
+        // SAFETY: within the live mapping.
+        unsafe { self.start.as_ptr().wrapping_add(offset).read_volatile() };
+        true
+    }
+
     /// Copies `src` to `offset`. False, and nothing written, when the range is not within the mapping or it is mapped read-only.
     #[must_use]
     #[inline]
@@ -329,6 +341,7 @@ mod tests {
             assert!(buffer.iter().all(|&byte| byte == 7));
         }
         assert!(a.copy_out(4096, &mut []));
+        assert!(a.touch(4095) && !a.touch(4096) && !a.touch(usize::MAX));
     }
 
     #[test]

@@ -7,13 +7,14 @@ use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
-use crate::region::Traits;
+use crate::region::{Place, Traits};
 use crate::{Flush, MapWay, Mapping, MemoryKind, ProviderError, Region, RegionSpec};
 
 pub(crate) const TRAITS: Traits = Traits {
     kind: MemoryKind::Memfd,
     ways: &[MapWay::HostAddress, MapWay::Memfd],
     flush: Flush::None,
+    cpu_readable: true,
     no_way: None,
 };
 
@@ -34,7 +35,7 @@ pub fn create(name: &str, spec: RegionSpec) -> Result<Region, ProviderError> {
         fd.as_fd(),
         size_seals() | SealFlag::F_SEAL_FUTURE_WRITE | SealFlag::F_SEAL_SEAL,
     )?;
-    Ok(Region::new(TRAITS, spec, fd, None, Some(mapping)))
+    Ok(Region::new(TRAITS, spec, Place::file(fd), Some(mapping)))
 }
 
 /// Takes over memory that a client hands over: a memfd (of small or of huge pages) sealed against shrinking, at least `spec.size` bytes
@@ -100,7 +101,7 @@ pub fn adopt(fd: OwnedFd, spec: RegionSpec) -> Result<Region, ProviderError> {
     } else {
         TRAITS
     };
-    Ok(Region::new(traits, spec, fd, None, Some(mapping)))
+    Ok(Region::new(traits, spec, Place::file(fd), Some(mapping)))
 }
 
 /// A new, empty, sealable memfd.

@@ -14,11 +14,11 @@ use crate::{ChunkIndex, ProviderError, Region};
 pub enum MapWay {
     /// The region's [`mapping`](Region::mapping) is ordinary memory that the kernel can pin (`pin_user_pages`).
     HostAddress,
-    /// The region's file descriptor is a memfd that iommufd can map (`IOMMU_IOAS_MAP_FILE`).
+    /// The region's [`mapped_fd`](Region::mapped_fd) is a memfd that iommufd can map (`IOMMU_IOAS_MAP_FILE`).
     Memfd,
     /// The region's mapping is PFN-mapped device memory, which only a VFIO type1 container takes.
     PfnAddress,
-    /// The region's file descriptor is a dma-buf exported by vfio-pci, which iommufd takes.
+    /// The region's [`shareable`](Region::shareable) descriptor is a dma-buf exported by vfio-pci, which iommufd takes.
     VfioDmabuf,
 }
 
@@ -86,7 +86,7 @@ impl QueueNeeds {
         let unfit = |text: String| Err(ProviderError::Unfit(text));
         if self.cpu_reads_payload && !region.cpu_readable() {
             return unfit(format!(
-                "the CPU cannot read this memory ({}), and this queue's NIC cannot promise to split off every header: \
+                "no CPU is to read this memory ({}), and this queue's NIC cannot promise to split off every header: \
                  use a NIC with hardware header split, or host memory (memfd, hugetlb)",
                 region.kind()
             ));
@@ -169,7 +169,7 @@ pub trait MemoryProvider: Send + Sync + fmt::Debug {
     /// The ways a NIC may be given access, best first.
     fn ways(&self) -> &[MapWay];
 
-    /// Whether the CPU may read the memory.
+    /// Whether the CPU may read the memory: see [`Region::cpu_readable`].
     fn cpu_readable(&self) -> bool;
 
     /// What must happen between a NIC's write and a device's read.

@@ -1,5 +1,7 @@
 //! One span of memory that a NIC may write.
 
+use std::any::Any;
+use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
 
@@ -95,24 +97,72 @@ pub(crate) struct Traits {
     pub(crate) kind: MemoryKind,
     pub(crate) ways: &'static [MapWay],
     pub(crate) flush: Flush,
+    /// Whether a CPU is to read it, where it is mapped.
+    pub(crate) cpu_readable: bool,
     /// Why `ways` is empty and what to do, where it is.
     pub(crate) no_way: Option<&'static str>,
 }
 
+/// What else must stay as long as the memory does: the device whose memory it is.
+pub(crate) struct Owner(pub(crate) Box<dyn Any + Send + Sync>);
+
+impl fmt::Debug for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Owner").field(&(*self.0).type_id()).finish()
+    }
+}
+
+/// What others are given of a region.
+#[derive(Debug)]
+pub(crate) enum Shared {
+    /// The descriptor that is mapped.
+    Mapped,
+    /// One of its own.
+    Own(OwnedFd),
+    /// Nothing.
+    Nothing,
+}
+
+/// Where a region's bytes are.
+#[derive(Debug)]
+pub(crate) struct Place {
+    /// What is mapped.
+    pub(crate) fd: OwnedFd,
+    /// Where in it the region begins, bytes.
+    pub(crate) offset: u64,
+    /// What others are given.
+    pub(crate) shared: Shared,
+    /// The identity under which other drivers import the memory, where it is none of the above (udmabuf).
+    pub(crate) export: Option<OwnedFd>,
+    /// Last, so that it is dropped last.
+    #[expect(dead_code, reason = "held, not used")]
+    pub(crate) owner: Option<Owner>,
+}
+
+impl Place {
+    /// A file that is the region and may be given away.
+    pub(crate) fn file(fd: OwnedFd) -> Self {
+        Self {
+            fd,
+            offset: 0,
+            shared: Shared::Mapped,
+            export: None,
+            owner: None,
+        }
+    }
+}
+
 /// One span of memory that a NIC may write, held by file descriptor, with a fixed chunk size.
 ///
-/// Dropping it unmaps the memory before it closes the descriptors. Whoever gave a device access keeps the region until
-/// that access is gone.
+/// Dropping it unmaps the memory before it closes the descriptors, and lets go of the device whose memory it is after that. Whoever
+/// gave a device access keeps the region until that access is gone.
 #[derive(Debug)]
 pub struct Region {
     // First, so that it is dropped first: unmap, then close.
     mapping: Option<Mapping>,
     spec: RegionSpec,
     traits: Traits,
-    /// What is mapped: a memfd, or a dma-buf.
-    fd: OwnedFd,
-    /// The identity under which other drivers import the memory, where there is one (udmabuf).
-    export: Option<OwnedFd>,
+    place: Place,
 }
 
 impl Region {
@@ -120,8 +170,7 @@ impl Region {
     pub(crate) fn new(
         traits: Traits,
         spec: RegionSpec,
-        fd: OwnedFd,
-        export: Option<OwnedFd>,
+        place: Place,
         mapping: Option<Mapping>,
     ) -> Self {
         debug_assert!(
@@ -133,8 +182,7 @@ impl Region {
             mapping,
             spec,
             traits,
-            fd,
-            export,
+            place,
         }
     }
 
@@ -163,16 +211,50 @@ impl Region {
         (self.spec.size / u64::from(self.spec.chunk_size)) as u32
     }
 
-    /// What is mapped, and what a client maps: a memfd, or a dma-buf.
+    /// What is mapped, from [`offset`](Self::offset) on: a memfd, a dma-buf, or a device. For whoever gives a NIC access and whoever keeps
+    /// the memory alive. Never for a client: who has a VFIO device's descriptor has the device. Clients get [`shareable`](Self::shareable).
     #[must_use]
-    pub fn fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+    pub fn mapped_fd(&self) -> BorrowedFd<'_> {
+        self.place.fd.as_fd()
     }
 
-    /// The dma-buf under which other drivers import the memory, where it differs from [`fd`](Self::fd) (udmabuf).
+    /// Where in [`mapped_fd`](Self::mapped_fd) the region begins, bytes; a multiple of the page size.
+    #[must_use]
+    pub fn offset(&self) -> u64 {
+        self.place.offset
+    }
+
+    /// What may be given to others, the region from its first byte on: a memfd, or a dma-buf (which not every exporter allows to be mapped).
+    /// `None` where the memory has no descriptor that gives access to it alone.
+    #[must_use]
+    pub fn shareable(&self) -> Option<BorrowedFd<'_>> {
+        match &self.place.shared {
+            Shared::Mapped => Some(self.place.fd.as_fd()),
+            Shared::Own(fd) => Some(fd.as_fd()),
+            Shared::Nothing if devrx_sabotage::removed("device-fd-stays") => {
+                Some(self.place.fd.as_fd())
+            }
+            Shared::Nothing => None,
+        }
+    }
+
+    /// The dma-buf under which other drivers import the memory, where it differs from [`shareable`](Self::shareable) (udmabuf).
     #[must_use]
     pub fn export_fd(&self) -> Option<BorrowedFd<'_>> {
-        self.export.as_ref().map(AsFd::as_fd)
+        self.place.export.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Everything whose closing could give the memory, or the device that it is of, to somebody else: what a second process holds to keep
+    /// that from happening.
+    pub fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let own = match &self.place.shared {
+            Shared::Own(fd) => Some(fd.as_fd()),
+            Shared::Mapped | Shared::Nothing => None,
+        };
+        [self.place.fd.as_fd()]
+            .into_iter()
+            .chain(own)
+            .chain(self.export_fd())
     }
 
     /// The memory in this process's address space; `None` where its exporter allows no mapping.
@@ -209,10 +291,11 @@ impl Region {
         self.traits.flush
     }
 
-    /// Whether the CPU may read the memory.
+    /// Whether the CPU may read the memory. Device memory may be mapped and yet not be for a CPU to read: every word is a trip over the bus, and
+    /// what a NIC wrote lately need not have arrived. The one read of a [`Flush`] is what it allows.
     #[must_use]
     pub fn cpu_readable(&self) -> bool {
-        self.mapping.is_some()
+        self.traits.cpu_readable && self.mapping.is_some()
     }
 
     /// Why no NIC can be given access, and what to do, where [`ways`](Self::ways) is empty.

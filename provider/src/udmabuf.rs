@@ -11,13 +11,14 @@ use nix::fcntl::SealFlag;
 use nix::sys::memfd::MFdFlags;
 
 use crate::memfd::{map, new_file, seal, set_size, size_seals, sys};
-use crate::region::Traits;
+use crate::region::{Place, Traits};
 use crate::{Flush, MapWay, MemoryKind, ProviderError, Region, RegionSpec, ioctl};
 
 const TRAITS: Traits = Traits {
     kind: MemoryKind::Udmabuf,
     ways: &[MapWay::HostAddress, MapWay::Memfd],
     flush: Flush::None,
+    cpu_readable: true,
     no_way: None,
 };
 
@@ -191,5 +192,9 @@ pub fn create(name: &str, spec: RegionSpec) -> Result<Region, ProviderError> {
         offset: 0,
         size: spec.size,
     })?;
-    Ok(Region::new(TRAITS, spec, fd, Some(export), Some(mapping)))
+    let place = Place {
+        export: Some(export),
+        ..Place::file(fd)
+    };
+    Ok(Region::new(TRAITS, spec, place, Some(mapping)))
 }

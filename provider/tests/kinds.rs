@@ -60,7 +60,7 @@ fn our_memfd_can_only_be_read_by_those_it_is_given_to() {
     );
     assert!(region.mapping().unwrap().copy_in(4096, b"payload"));
     let len = 1 << 20;
-    let given = region.fd().try_clone_to_owned().unwrap();
+    let given = region.shareable().unwrap().try_clone_to_owned().unwrap();
     let reader = devrx_provider::Mapping::map_shared(given.as_fd(), 0, len, false).unwrap();
     let mut out = [0; 7];
     assert!(reader.copy_out(4096, &mut out));
@@ -215,7 +215,7 @@ fn huge_pages_or_the_command_that_reserves_them() {
         Ok(region) => {
             assert_eq!(region.kind(), MemoryKind::Hugetlb);
             assert!(region.mapping().unwrap().copy_in(12345, b"huge"));
-            let given = region.fd().try_clone_to_owned().unwrap();
+            let given = region.shareable().unwrap().try_clone_to_owned().unwrap();
             assert!(
                 devrx_provider::Mapping::map_shared(given.as_fd(), 0, page as usize, true).is_err()
             );
@@ -262,13 +262,13 @@ fn a_udmabuf_or_a_clear_refusal() {
             let own = export.try_clone_to_owned().unwrap();
             let other = dmabuf::adopt(own, SPEC, &dmabuf::Policy::default()).unwrap();
             let mut out = [0; 4];
-            dmabuf::sync_start(other.fd(), dmabuf::Access::Read).unwrap();
+            dmabuf::sync_start(other.mapped_fd(), dmabuf::Access::Read).unwrap();
             assert!(other.mapping().unwrap().copy_out(8192, &mut out));
-            dmabuf::sync_end(other.fd(), dmabuf::Access::Read).unwrap();
+            dmabuf::sync_end(other.mapped_fd(), dmabuf::Access::Read).unwrap();
             assert_eq!(&out, b"both");
-            dmabuf::set_name(other.fd(), "x\nexp_name:\tnvidia").unwrap();
+            dmabuf::set_name(other.mapped_fd(), "x\nexp_name:\tnvidia").unwrap();
             assert_eq!(
-                dmabuf::exporter(other.fd()).unwrap(),
+                dmabuf::exporter(other.mapped_fd()).unwrap(),
                 "udmabuf",
                 "a name cannot spell another exporter"
             );

@@ -150,9 +150,9 @@ impl Builder<'_> {
         headers: &Arc<Mapping>,
         warnings: &mut Vec<String>,
     ) -> Result<(), Refused> {
-        // Before a NIC learns of the memory.
-        let mut fds = vec![attachment.region.fd()];
-        fds.extend(attachment.region.export_fd());
+        // Before a NIC learns of the memory. A device whose BAR is the memory goes along: the keeper is of this daemon's making, and were the
+        // device given back first when the daemon is killed, the NIC would go on writing into what somebody else has opened by then.
+        let mut fds: Vec<_> = attachment.region.fds().collect();
         fds.push(attachment.daemon_fd());
         let what = format!(
             "{} ({} on {})",

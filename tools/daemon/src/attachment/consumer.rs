@@ -4,7 +4,7 @@
 //! for a slow client, and whoever opens the attachment next starts with them. When a consumer is gone, everything it held, read or
 //! not, is taken back, and its memory is replaced at once, so that nothing it still has mapped means anything any more.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use devrx_proto::endpoints::{Endpoints, QueueEndpoints};
@@ -12,7 +12,7 @@ use devrx_proto::layout::Layout;
 use devrx_proto::message::{Opened, OpenedQueue, RegionInfo};
 use devrx_proto::ring::Start;
 use devrx_proto::shm::Shm;
-use devrx_provider::{MemoryKind, Region};
+use devrx_provider::Region;
 
 use super::{Attachment, Consumer, SessionId};
 use crate::error::Refused;
@@ -62,20 +62,14 @@ impl ClientEnd {
     }
 }
 
-/// What a consumer gets of the region: its memory, and the dma-buf that it is exported as.
+/// What a consumer gets of the region: its memory, and the dma-buf that it is exported as. Never what is mapped here as such: that may be a
+/// device, and who has its descriptor has all of it.
 fn passed(region: &Region) -> std::io::Result<(Option<OwnedFd>, Option<OwnedFd>)> {
-    let memory = match region.kind() {
-        // What a client can map to read. A dma-buf somebody handed over may not allow that, but may be imported elsewhere.
-        MemoryKind::Memfd | MemoryKind::Hugetlb | MemoryKind::Udmabuf | MemoryKind::Dmabuf => {
-            Some(region.fd().try_clone_to_owned()?)
-        }
-        _ => None,
-    };
-    let export = region
-        .export_fd()
-        .map(|fd| fd.try_clone_to_owned())
-        .transpose()?;
-    Ok((memory, export))
+    let own = |fd: BorrowedFd<'_>| fd.try_clone_to_owned();
+    Ok((
+        region.shareable().map(own).transpose()?,
+        region.export_fd().map(own).transpose()?,
+    ))
 }
 
 impl Attachment {
@@ -162,14 +156,15 @@ impl Attachment {
     }
 
     /// The daemon's memory of rings and headers.
-    pub(super) fn daemon_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+    pub(super) fn daemon_fd(&self) -> BorrowedFd<'_> {
         self.daemon_fd.as_fd()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use devrx_provider::{RegionSpec, dmabuf, memfd, udmabuf};
+    use devrx_provider::{RegionSpec, dmabuf, memfd, pci, udmabuf};
+    use nix::sys::stat::fstat;
 
     use super::*;
 
@@ -199,5 +194,33 @@ mod tests {
         let (memory, export) = (memory.unwrap(), export.unwrap());
         assert!(dmabuf::exporter(memory.as_fd()).is_err());
         assert_eq!(dmabuf::exporter(export.as_fd()).unwrap(), "udmabuf");
+    }
+
+    /// Shared memory that plays a device.
+    fn file(size: i64) -> OwnedFd {
+        let fd = nix::sys::memfd::memfd_create(c"test", nix::sys::memfd::MFdFlags::MFD_CLOEXEC);
+        let fd = fd.unwrap();
+        nix::unistd::ftruncate(&fd, size).unwrap();
+        fd
+    }
+
+    #[test]
+    fn a_device_is_passed_to_nobody() {
+        let bar = |export| pci::PciBar {
+            fd: file(1 << 17),
+            offset: 1 << 16,
+            len: 1 << 16,
+            export,
+            owner: Box::new(()),
+        };
+        let bare = pci::region(bar(None), spec()).unwrap();
+        let (memory, export) = passed(&bare).unwrap();
+        assert!(memory.is_none() && export.is_none());
+
+        let exported = pci::region(bar(Some(file(1 << 16))), spec()).unwrap();
+        let (memory, export) = passed(&exported).unwrap();
+        let passed = fstat(memory.unwrap()).unwrap().st_ino;
+        assert_ne!(passed, fstat(exported.mapped_fd()).unwrap().st_ino);
+        assert!(export.is_none());
     }
 }
