@@ -1,4 +1,12 @@
 //! devrx receives network packets straight into device memory: the daemon and its commands.
+#![deny(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "println! and eprintln! panic when the reader goes away; `out` does not"
+)]
+
+#[macro_use]
+mod out;
 
 mod capture;
 mod commands;
@@ -89,7 +97,7 @@ fn main() -> ExitCode {
             .with_writer(std::io::stderr)
             .init(),
         Err(error) => {
-            eprintln!("devrx: --log: {error}; write for example --log debug");
+            tell!("devrx: --log: {error}; write for example --log debug");
             return ExitCode::from(2);
         }
     }
@@ -98,8 +106,10 @@ fn main() -> ExitCode {
     }
     match dispatch(&cli) {
         Ok(()) => ExitCode::SUCCESS,
+        // `devrx stats --watch | head` is no fault of anybody's.
+        Err(error) if error.is::<out::ReaderGone>() => ExitCode::from(out::READER_GONE_STATUS),
         Err(error) => {
-            eprintln!("devrx: {error:#}");
+            tell!("devrx: {error:#}");
             ExitCode::FAILURE
         }
     }
@@ -109,13 +119,6 @@ fn dispatch(cli: &Cli) -> Result<()> {
     // The daemon takes its signals in its own way.
     if !matches!(cli.command, Command::Run(_)) {
         stop::on_signals()?;
-    }
-    // `devrx stats --watch | head` is no fault of anybody's.
-    if matches!(
-        cli.command,
-        Command::Doctor | Command::Nic(_) | Command::Flow(_) | Command::Stats(_)
-    ) {
-        sys::end_with_the_reader();
     }
     let socket = cli.socket.clone().unwrap_or_else(|| DEFAULT_SOCKET.into());
     match &cli.command {

@@ -48,7 +48,7 @@ impl Line {
         if now >= self.next {
             self.next = now + if self.logged { EVERY_LOGGED } else { EVERY };
             if self.logged {
-                eprintln!("{}", text());
+                tell!("{}", text());
             } else if !self.bar.is_hidden() {
                 self.bar.set_message(text());
                 self.bar.tick();

@@ -282,13 +282,6 @@ fn owned(fd: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Has a reader that went away end this program, as it does most: for commands that only show something and have nothing to undo.
-pub fn end_with_the_reader() {
-    use nix::sys::signal::{SigHandler, Signal, signal};
-    // SAFETY: the default action runs no code of ours. It fails for no signal that can be set.
-    let _ = unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) };
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

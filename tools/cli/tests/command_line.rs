@@ -2,7 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "in a test that is how a failure shows")]
 
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::Value;
@@ -25,22 +25,77 @@ fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// As in `devrx doctor | head -0`.
-#[test]
-fn a_reader_that_goes_away_is_no_panic() {
+/// Runs `line` as in `devrx ... | head -0`, stderr closed too if `deaf`, and checks that the program ends as others do of a closed pipe.
+fn without_a_reader(line: &str, socket: &Path, deaf: bool) {
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
+    let errors = if deaf {
+        writer.try_clone().unwrap().into()
+    } else {
+        Stdio::piped()
+    };
     let output = Command::new(DEVRX)
-        .arg("doctor")
+        .args(line.split_whitespace())
+        .arg("--socket")
+        .arg(socket)
         .stdout(writer)
+        .stderr(errors)
+        .spawn()
+        .unwrap()
+        .wait_with_output()
+        .unwrap();
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(141), "{line}: {said}");
+    assert!(
+        said.lines().all(|line| line.starts_with("note: ")),
+        "{line}: {said}"
+    );
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_fault() {
+    let nowhere = Path::new("/nonexistent/devrx.sock");
+    for line in ["doctor", "doctor --json", "nic list", "nic list --json"] {
+        without_a_reader(line, nowhere, false);
+        without_a_reader(line, nowhere, true);
+    }
+    let Some(daemon) = Daemon::start() else {
+        return;
+    };
+    for line in [
+        "attach --name one --nic lo --queue 0 --memory memfd --size 2M",
+        "flow add one udp,dst-port=9",
+        "flow list",
+        "recv one --timeout 0.1",
+        "recv one --timeout 0.1 --json",
+        "stats",
+        "stats --watch",
+        "stats --openmetrics",
+        "flow del one 0",
+        "detach one",
+    ] {
+        without_a_reader(line, &daemon.socket, line.len() % 2 == 0);
+    }
+}
+
+#[test]
+fn a_full_disk_is_a_fault() {
+    let full = std::fs::File::options()
+        .write(true)
+        .open("/dev/full")
+        .unwrap();
+    let output = Command::new(DEVRX)
+        .args(["nic", "list", "--json"])
+        .stdout(full)
         .stderr(Stdio::piped())
         .spawn()
         .unwrap()
         .wait_with_output()
         .unwrap();
     let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(1));
     assert!(
-        !output.status.success() && !said.contains("panicked"),
+        said.contains("standard output") && said.contains("No space"),
         "{said}"
     );
 }

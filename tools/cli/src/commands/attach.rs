@@ -113,18 +113,19 @@ pub fn run(args: &AttachArgs, socket: &Path, json: bool) -> Result<()> {
     })?;
     warn(&reply.warnings);
     if args.flow.is_empty() {
-        eprintln!(
+        tell!(
             "note: no flow rule yet, so nothing arrives; `devrx flow add {} RULE`",
             args.name
         );
     }
     if json {
-        println!("{}", serde_json::to_string(&reply)?);
+        say!("{}", serde_json::to_string(&reply)?)?;
     } else {
-        println!(
+        say!(
             "attached {}; receive with `devrx recv {}`",
-            reply.name, reply.name
-        );
+            reply.name,
+            reply.name
+        )?;
     }
     Ok(())
 }

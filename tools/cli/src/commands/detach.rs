@@ -22,12 +22,12 @@ pub fn run(args: &DetachArgs, socket: &Path, json: bool) -> Result<()> {
     let warnings = connect(socket)?.detach(&args.name)?;
     warn(&warnings);
     if json {
-        println!(
+        say!(
             "{}",
             serde_json::json!({ "name": args.name, "detached": true, "warnings": warnings })
-        );
+        )?;
     } else {
-        println!("detached {}", args.name);
+        say!("detached {}", args.name)?;
     }
     Ok(())
 }

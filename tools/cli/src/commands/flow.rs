@@ -42,9 +42,9 @@ pub fn run(command: &FlowCommand, socket: &Path, json: bool) -> Result<()> {
             let reply = client.flow_add(name, rule)?;
             warn(&reply.warnings);
             if json {
-                println!("{}", serde_json::to_string(&reply)?);
+                say!("{}", serde_json::to_string(&reply)?)?;
             } else {
-                println!("{} {} {}", reply.flow.name, reply.flow.id, reply.flow.rule);
+                say!("{} {} {}", reply.flow.name, reply.flow.id, reply.flow.rule)?;
             }
         }
         FlowCommand::Del { name, rule } => {
@@ -66,21 +66,21 @@ pub fn run(command: &FlowCommand, socket: &Path, json: bool) -> Result<()> {
                 .with_context(|| format!("cannot remove rule {rule} of {name}"))?;
             warn(&warnings);
             if json {
-                println!(
+                say!(
                     "{}",
                     serde_json::json!({ "name": name, "id": id, "removed": true, "warnings": warnings })
-                );
+                )?;
             } else {
-                println!("removed rule {id} of {name}");
+                say!("removed rule {id} of {name}")?;
             }
         }
         FlowCommand::List { name } => {
             let flows = client.flow_list(name.as_deref())?;
             if json {
-                println!("{}", serde_json::json!({ "flows": flows }));
+                say!("{}", serde_json::json!({ "flows": flows }))?;
             } else {
                 for flow in &flows {
-                    println!("{:<16} {:>3}  {}", flow.name, flow.id, flow.rule);
+                    say!("{:<16} {:>3}  {}", flow.name, flow.id, flow.rule)?;
                 }
             }
         }

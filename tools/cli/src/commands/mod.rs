@@ -31,6 +31,6 @@ pub fn connect(socket: &Path) -> Result<Client> {
 /// Shows what the daemon warned of.
 pub fn warn(warnings: &[String]) {
     for warning in warnings {
-        eprintln!("note: {warning}");
+        tell!("note: {warning}");
     }
 }

@@ -48,31 +48,35 @@ fn list(socket: &Path, json: bool) -> Result<()> {
         Err(error) => (Vec::new(), Some(error.to_string())),
     };
     if json {
-        println!(
+        say!(
             "{}",
             serde_json::json!({ "interfaces": interfaces, "daemon": { "running": why.is_none(), "nics": running } })
-        );
+        )?;
         return Ok(());
     }
     for interface in &interfaces {
-        println!("{interface}");
+        say!("{interface}")?;
     }
     if why.is_some() {
-        println!("\nno daemon at {}", socket.display());
+        say!("\nno daemon at {}", socket.display())?;
     }
     for nic in &running {
-        println!(
+        say!(
             "\nthe daemon runs {} ({}, {} queues)",
-            nic.nic, nic.driver, nic.queues
-        );
+            nic.nic,
+            nic.driver,
+            nic.queues
+        )?;
         for held in &nic.attachments {
-            println!(
+            say!(
                 "  queues {}-{}: {}",
-                held.queue_first, held.queue_last, held.name
-            );
+                held.queue_first,
+                held.queue_last,
+                held.name
+            )?;
         }
         for note in &nic.notes {
-            println!("  {note}");
+            say!("  {note}")?;
         }
     }
     Ok(())

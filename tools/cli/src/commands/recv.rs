@@ -61,9 +61,9 @@ pub fn run(args: &RecvArgs, socket: &Path, json: bool) -> Result<()> {
         writer.finish()?;
     }
     if json {
-        println!("{}", serde_json::to_string(&received)?);
+        say!("{}", serde_json::to_string(&received)?)?;
     } else {
-        println!(
+        say!(
             "received {} packets, {} bytes ({} of headers, {} of payload) in {:.3} s ({:.0} packets/s)",
             received.packets,
             received.bytes,
@@ -71,10 +71,10 @@ pub fn run(args: &RecvArgs, socket: &Path, json: bool) -> Result<()> {
             received.payload_bytes,
             received.seconds,
             received.packets_per_second
-        );
+        )?;
     }
     if let Some(reason) = &received.ended {
-        eprintln!("{} has ended: {reason}", args.name);
+        tell!("{} has ended: {reason}", args.name);
     }
     if let Some(count) = args.count.filter(|&count| received.packets < count) {
         let why = match (&received.ended, stop::asked()) {

@@ -76,7 +76,7 @@ pub fn run(args: &SendArgs, json: bool) -> Result<()> {
         (Some(path), _) => {
             let capture = Capture::read(path)?;
             if capture.cut > 0 {
-                eprintln!(
+                tell!(
                     "{} of its {} frames were cut short when captured; they are sent as they are",
                     capture.cut,
                     capture.frames.len()
@@ -105,12 +105,15 @@ pub fn run(args: &SendArgs, json: bool) -> Result<()> {
     };
     line.clear();
     if json {
-        println!("{}", serde_json::to_string(&sent)?);
+        say!("{}", serde_json::to_string(&sent)?)?;
     } else {
-        println!(
+        say!(
             "sent {} packets, {} bytes in {:.3} s ({:.0} packets/s)",
-            sent.sent, sent.bytes, sent.seconds, sent.packets_per_second
-        );
+            sent.sent,
+            sent.bytes,
+            sent.seconds,
+            sent.packets_per_second
+        )?;
     }
     if args.count.is_some_and(|count| sent.sent < count) {
         bail!(

@@ -8,6 +8,7 @@ use clap::Args;
 use devrx_proto::stats::{Drops, Stats};
 
 use super::connect;
+use crate::out;
 use crate::stop;
 
 /// How often `--watch` looks.
@@ -36,15 +37,15 @@ pub fn run(args: &StatsArgs, socket: &Path, json: bool) -> Result<()> {
     loop {
         let stats = client.stats(args.name.as_deref())?;
         if args.openmetrics {
-            print!("{}", devrx_daemon::openmetrics::text(&stats));
+            out::write(format_args!("{}", devrx_daemon::openmetrics::text(&stats)))?;
         } else if json {
-            println!("{}", serde_json::to_string(&stats)?);
+            say!("{}", serde_json::to_string(&stats)?)?;
         } else {
             if args.watch {
                 // To the upper left, and clear what was there.
-                print!("\x1b[H\x1b[2J");
+                out::write(format_args!("\x1b[H\x1b[2J"))?;
             }
-            print!("{}", table(&stats, before.as_ref()));
+            out::write(format_args!("{}", table(&stats, before.as_ref())))?;
         }
         if !args.watch {
             return Ok(());

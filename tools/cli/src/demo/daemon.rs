@@ -117,7 +117,7 @@ fn collect(from: impl std::io::Read + Send + 'static) -> JoinHandle<String> {
         let mut log = String::new();
         for line in BufReader::new(from).lines().map_while(Result::ok) {
             if shown {
-                eprintln!("daemon: {line}");
+                tell!("daemon: {line}");
             }
             log.push_str(&line);
             log.push('\n');

@@ -42,7 +42,7 @@ pub fn run(args: &DemoArgs, json: bool) -> Result<()> {
     let line = progress::Line::logged(json);
     let mut stage = stage::Stage::set(&source).context("cannot set the stage")?;
     if !json {
-        eprintln!(
+        tell!(
             "{} at {:.0} packets/s for {:.0} s, through a veth pair, into an AF_XDP queue of the daemon (pid {})",
             source.describe(),
             args.rate,

@@ -159,24 +159,25 @@ impl Report {
     /// Prints it: as one JSON object, or for people.
     ///
     /// # Errors
-    /// Numbers that JSON cannot hold.
+    /// Numbers that JSON cannot hold; what [`say!`] answers.
     pub fn print(&self, json: bool) -> Result<()> {
         if json {
-            println!("{}", serde_json::to_string(self)?);
+            say!("{}", serde_json::to_string(self)?)?;
             return Ok(());
         }
-        println!("sent        {}", self.sent);
-        println!("delivered   {}", self.delivered);
-        println!(
+        say!("sent        {}", self.sent)?;
+        say!("delivered   {}", self.delivered)?;
+        say!(
             "verified    {} (header and payload, every byte)",
             self.verified
-        );
-        println!("drops       {}", in_words(&self.drops));
-        println!(
+        )?;
+        say!("drops       {}", in_words(&self.drops))?;
+        say!(
             "rate        {:.0} packets/s for {:.1} s",
-            self.packets_per_second, self.seconds
-        );
-        println!(
+            self.packets_per_second,
+            self.seconds
+        )?;
+        say!(
             "payload     {} bytes in the region; {} of them copied by a CPU on the way ({})",
             self.payload_bytes,
             self.payload_bytes_copied,
@@ -185,10 +186,10 @@ impl Report {
             } else {
                 "copy mode: this kind of interface knows no other"
             }
-        );
-        println!("{}", if self.ok { "ok" } else { "NOT OK" });
+        )?;
+        say!("{}", if self.ok { "ok" } else { "NOT OK" })?;
         for problem in &self.problems {
-            println!("  {problem}");
+            say!("  {problem}")?;
         }
         Ok(())
     }

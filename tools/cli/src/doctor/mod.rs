@@ -76,9 +76,9 @@ pub fn examine() -> Result<Report> {
 pub fn run(json: bool) -> Result<()> {
     let report = examine()?;
     if json {
-        println!("{}", serde_json::to_string(&report)?);
+        say!("{}", serde_json::to_string(&report)?)?;
     } else {
-        print(&report);
+        print(&report)?;
     }
     let missing: Vec<&str> = report
         .checks
@@ -95,32 +95,32 @@ pub fn run(json: bool) -> Result<()> {
     Ok(())
 }
 
-fn print(report: &Report) {
+fn print(report: &Report) -> Result<()> {
     for check in &report.checks {
         let mark = match (check.ok, check.required) {
             (true, _) => "yes",
             (false, true) => "NO",
             (false, false) => "no",
         };
-        println!("{mark:>4}  {:<18} {}", check.name, check.found);
+        say!("{mark:>4}  {:<18} {}", check.name, check.found)?;
         if !check.fix.is_empty() {
-            println!("{:>4}  {:<18}   fix: {}", "", "", check.fix);
+            say!("{:>4}  {:<18}   fix: {}", "", "", check.fix)?;
         }
     }
-    println!();
+    say!("")?;
     for interface in &report.interfaces {
-        println!("{interface}");
+        say!("{interface}")?;
         for note in &interface.notes {
-            println!("        {note}");
+            say!("        {note}")?;
         }
     }
-    println!();
-    println!(
+    say!("")?;
+    say!(
         "AF_XDP: {}",
         if report.ok {
             "can work here"
         } else {
             "cannot work here yet"
         }
-    );
+    )
 }
