@@ -15,6 +15,4 @@ pub mod sys;
 #[cfg(test)]
 mod tests;
 
-pub use steering::{
-    MAX_QUEUES, MAX_RULES, MAX_RULES_PER_QUEUE, Steering, XdpMode, grace_period,
-};
+pub use steering::{MAX_QUEUES, MAX_RULES, MAX_RULES_PER_QUEUE, Steering, XdpMode, grace_period};
