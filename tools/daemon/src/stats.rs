@@ -142,6 +142,7 @@ fn of_numbers(queues: &[(u32, Snapshot)]) -> AttachmentStats {
         in_flight: sum.hold.saturating_sub(sum.release),
         drops: drops_of(&sum),
         payload_bytes_copied: sum.payload_bytes_copied(),
+        flush_reads: sum.flush_reads,
         zero_copy: !sum.copied,
         with_client: sum.with_client,
         refused: refused

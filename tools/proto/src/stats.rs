@@ -96,6 +96,9 @@ pub struct AttachmentStats {
     pub drops: Drops,
     /// Payload bytes that a CPU (or the kernel for it) copied on their way into the region.
     pub payload_bytes_copied: u64,
+    /// Reads of one payload byte by which a CPU pushed a batch to the device whose memory it is; 0 for host memory.
+    #[serde(default)]
+    pub flush_reads: u64,
     /// `running`, `idle` (no consumer), `draining`, `ended`.
     #[serde(default)]
     pub state: String,

@@ -22,6 +22,35 @@ impl<Q: RxQueue> Worker<Q> {
         }
     }
 
+    /// To be called between a batch and its publication. What a NIC wrote to another device's memory may still be on its way when the
+    /// descriptor is done; a read of it comes back after it has arrived. Host memory needs none.
+    #[inline]
+    pub(super) fn flush(&mut self, batch: &RxBatch) {
+        if self.flushes {
+            self.read_back(batch);
+        }
+    }
+
+    /// Reads the last payload byte of a batch: posted writes do not overtake each other, so the ones before it have arrived as well.
+    fn read_back(&mut self, batch: &RxBatch) {
+        if devrx_sabotage::removed("flush-read") {
+            return;
+        }
+        let Some(last) = batch.iter().rfind(|entry| entry.length > 0) else {
+            return;
+        };
+        let at = self
+            .region
+            .offset_of(last.chunk)
+            .map(|chunk| chunk + u64::from(last.offset) + u64::from(last.length) - 1);
+        let at = at.and_then(|at| usize::try_from(at).ok());
+        if let (Some(at), Some(mapping)) = (at, self.region.mapping())
+            && mapping.touch(at)
+        {
+            self.numbers.flush_reads += 1;
+        }
+    }
+
     #[inline]
     fn deliver_packet(&mut self, packet: &[RxChunk]) {
         let entries = u32::try_from(packet.len()).unwrap_or(u32::MAX);

@@ -112,6 +112,8 @@ pub(crate) struct Worker<Q: RxQueue> {
     queue: Q,
     pool: Pool,
     region: Arc<Region>,
+    /// It wants a read a batch.
+    flushes: bool,
     rings: DaemonQueue,
     layout: Layout,
     place: u32,
@@ -129,5 +131,7 @@ pub(crate) struct Worker<Q: RxQueue> {
     low: u32,
 }
 
+#[cfg(test)]
+mod cost;
 #[cfg(test)]
 mod tests;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use devrx_driver::{RxBatch, RxQueue};
 use devrx_proto::ring::DaemonQueue;
 use devrx_proto::wake::{Wake, WakePolicy};
+use devrx_provider::{Flush, MemoryKind};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
@@ -42,11 +43,13 @@ impl<Q: RxQueue> Worker<Q> {
         } = parts;
         let words = Words::new(&layout, place, &memory)?;
         let chunks = pool.provider().chunks();
+        let flushes = region.flush() == Flush::ReadPerBatch;
         let low = queue.capacity().min(chunks.end - chunks.start) / 2;
         Ok(Self {
             wake: WakePolicy::new(manners.wake_batch, manners.wake_timeout),
             queue,
             pool,
+            flushes,
             region,
             rings,
             layout,
@@ -84,6 +87,7 @@ impl<Q: RxQueue> Worker<Q> {
             if received > 0 {
                 idle = 0;
                 self.deliver(&batch);
+                self.flush(&batch);
                 self.publish(now);
                 self.refill(false);
                 self.words.store(&self.numbers);
@@ -148,7 +152,10 @@ impl<Q: RxQueue> Worker<Q> {
             .is_some_and(devrx_provider::Mapping::poisoned)
             && !devrx_sabotage::removed("poisoned-region")
         {
-            self.shared.fail("the client took pages out of the region (a hole punched in the file, or its memory gone); attach again with memory that stays");
+            self.shared.fail(match self.region.kind() {
+                MemoryKind::Pci | MemoryKind::Dmabuf => "the device took its memory away (it was reset, or its memory access is off); bring it back, and attach again",
+                _ => "the client took pages out of the region (a hole punched in the file, or its memory gone); attach again with memory that stays",
+            });
         }
         if let Some(why) = self.queue.fault() {
             self.shared.fail(why);

@@ -44,6 +44,8 @@ pub struct Snapshot {
     pub(super) past_index_faults: u64,
     /// Times the client was woken.
     pub wakes: u64,
+    /// Reads that pushed what a NIC wrote to the device whose memory it is: one a batch.
+    pub flush_reads: u64,
     /// Packets not delivered, by [`DropReason::index`].
     pub drops: [u64; REASONS],
     /// Packets that had arrived when the queue was ended, and belonged to nobody.
@@ -86,6 +88,7 @@ impl Snapshot {
             index_faults,
             past_index_faults,
             wakes,
+            flush_reads,
             drops,
             drained,
             unsplit,
@@ -107,6 +110,7 @@ impl Snapshot {
             (index_faults, other.index_faults),
             (past_index_faults, other.past_index_faults),
             (wakes, other.wakes),
+            (flush_reads, other.flush_reads),
             (drained, other.drained),
             (unsplit, other.unsplit),
         ] {

@@ -19,6 +19,17 @@ use super::*;
 use crate::sys::Watched;
 use crate::testing::{FakeQueue, HEADER, PAYLOAD, Wire, needs, wait_for};
 
+mod device;
+
+/// What a queue needs that can use a region.
+fn suited(region: &Region) -> devrx_driver::QueueNeeds {
+    devrx_driver::QueueNeeds {
+        cpu_reads_payload: region.cpu_readable(),
+        ways: region.ways(),
+        ..needs()
+    }
+}
+
 /// A worker on a queue in plain memory, with its client's ends.
 struct Rig {
     wire: Wire,
@@ -89,7 +100,7 @@ impl Rig {
         } = setup;
         let region = Arc::new(region);
         let provider: Arc<dyn MemoryProvider> = RegionProvider::whole(region.clone());
-        provider.init(&needs()).unwrap();
+        provider.init(&suited(&region)).unwrap();
         let params = LayoutParams {
             queues: 1,
             completions,
@@ -210,7 +221,7 @@ impl Rig {
             "packets = delivered + drops"
         );
         let mut all = Vec::new();
-        self.provider.init(&needs()).unwrap();
+        self.provider.init(&suited(self.provider.region())).unwrap();
         let chunks = self.provider.chunks();
         assert_eq!(
             self.provider.alloc(&mut all, 1000),
