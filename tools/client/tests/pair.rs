@@ -460,6 +460,42 @@ fn what_cannot_be_is_refused() {
     }
 }
 
+/// A tag that the NIC took out goes back behind the addresses, whether those are in the header slot or in the chunk.
+#[test]
+fn a_vlan_tag_is_put_back_into_the_frame() {
+    let (daemon, path, _folder) = daemon(1, |mut daemon| {
+        let entries =
+            [(0, 16, 14), (1, 30, 0), (2, 11, 0)].map(|(chunk, length, header)| Completion {
+                vlan: 0x6123,
+                ..completion(chunk, 0, length, header, CompletionFlags::VLAN.bits())
+            });
+        for entry in entries {
+            assert!(daemon.queues[0].completions.push(&[entry]));
+        }
+        daemon.queues[0].completions.publish();
+        daemon.events[0].wake.notify();
+        let _ = daemon.session.recv();
+    });
+    let (client, mut attachment) = attach(&path);
+    let mut frames = Vec::new();
+    while frames.len() < 3 {
+        let batch = attachment
+            .recv(Some(Duration::from_secs(5)))
+            .expect("a batch");
+        assert!(!batch.is_empty());
+        for packet in &batch {
+            let mut frame = b"before".to_vec();
+            packet.copy_frame_to(&mut frame).expect("readable");
+            frames.push(frame.split_off(6));
+        }
+    }
+    let tagged = [&[0; 12][..], &[0x81, 0, 0x61, 0x23], &[0; 18]].concat();
+    // A frame that ends within its addresses has no place for a tag.
+    assert_eq!(frames, [tagged.clone(), tagged, vec![0; 11]]);
+    drop((attachment, client));
+    daemon.join().expect("no panic");
+}
+
 /// A batch that is forgotten keeps its own chunks, not those of the next.
 #[test]
 fn a_forgotten_batch_leaves_the_next_alone() {
