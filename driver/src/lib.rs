@@ -2,7 +2,7 @@
 //!
 //! A [`Nic`] opens receive queues and steers flows to them; an [`RxQueue`] is polled for a batch of packets and refilled from a
 //! page pool. What packets look like ([`packet`]) and which of them a flow rule takes ([`flow`]) is the same for every NIC.
-//! The NICs: [`afxdp`] (queues of a NIC that Linux drives).
+//! The NICs: [`afxdp`] (queues of a NIC that Linux drives). How to own one: [`vfio`].
 
 pub mod afxdp;
 mod chunk;
@@ -12,9 +12,10 @@ pub mod flow;
 mod nic;
 pub mod packet;
 mod queue;
+pub mod vfio;
 
 pub use chunk::{NO_FLOW, RxBatch, RxChunk, RxFlags};
 pub use devrx_provider::QueueNeeds;
 pub use error::DriverError;
-pub use nic::{Flows, Interrupts, Link, LinkState, Nic, NicStatistics, Statistics};
+pub use nic::{Flows, Interrupts, Link, LinkState, Nic, NicStatistics, PortLosses, Statistics};
 pub use queue::{HeaderSlots, QueueConfig, QueueCounters, RxQueue, Unsplit, ZeroCopy};
