@@ -33,12 +33,33 @@ impl Daemon {
 
     /// The same with a configuration file of this content, in which case the file also names the NICs.
     pub fn start_with(link: &Link, config: Option<&str>) -> Result<Self> {
+        let binary = lane::binary()?;
+        Self::launch(
+            link.near.command(&binary),
+            binary,
+            config,
+            &[&format!("afxdp:{NEAR_IF}")],
+        )
+    }
+
+    /// Starts `devrx run --nic NIC...` where this process runs, as tests in a guest do, and waits until it answers.
+    pub fn start_here(nics: &[&str]) -> Result<Self> {
+        let binary = lane::binary()?;
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "--"]).arg(&binary);
+        Self::launch(command, binary, None, nics)
+    }
+
+    fn launch(
+        mut command: Command,
+        binary: PathBuf,
+        config: Option<&str>,
+        nics: &[&str],
+    ) -> Result<Self> {
         let folder = tempfile::Builder::new()
             .prefix(&lane::temporary("daemon"))
             .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
             .tempdir()?;
-        let binary = lane::binary()?;
-        let mut command = link.near.command(&binary);
         command
             .args(["run", "--socket"])
             .arg(folder.path().join("devrx.sock"));
@@ -47,7 +68,7 @@ impl Daemon {
             std::fs::write(&file, config)?;
             command.arg("--config").arg(file);
         } else {
-            command.args(["--nic", &format!("afxdp:{NEAR_IF}")]);
+            command.args(nics.iter().flat_map(|nic| ["--nic", nic]));
         }
         command.env("RUST_BACKTRACE", "1");
         let mut daemon = Self {

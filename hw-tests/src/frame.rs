@@ -13,9 +13,15 @@ pub const NUMBER: usize = 8;
 /// `number` and go on with a pattern made from it. No UDP checksum, a right IPv4 one.
 #[must_use]
 pub fn numbered(port: u16, number: u64, payload: usize) -> Vec<u8> {
+    numbered_to(NEAR_MAC, port, number, payload)
+}
+
+/// The same to another MAC address.
+#[must_use]
+pub fn numbered_to(mac: [u8; 6], port: u16, number: u64, payload: usize) -> Vec<u8> {
     let payload = payload.max(NUMBER);
     let mut frame = Vec::with_capacity(HEADERS + payload);
-    frame.extend(NEAR_MAC);
+    frame.extend(mac);
     frame.extend(FAR_MAC);
     frame.extend([8, 0, 0x45, 0]);
     frame.extend(length(payload + 28));
@@ -33,12 +39,17 @@ pub fn numbered(port: u16, number: u64, payload: usize) -> Vec<u8> {
 
 /// The number of a frame made by [`numbered`], after checking every byte of it.
 pub fn check(frame: &[u8], port: u16) -> Result<u64> {
+    check_to(NEAR_MAC, frame, port)
+}
+
+/// The same for a frame made by [`numbered_to`].
+pub fn check_to(mac: [u8; 6], frame: &[u8], port: u16) -> Result<u64> {
     let number = frame
         .get(HEADERS..HEADERS + NUMBER)
         .context("shorter than a numbered frame")?;
     let number = u64::from_be_bytes(number.try_into()?);
     ensure!(
-        frame == numbered(port, number, frame.len() - HEADERS),
+        frame == numbered_to(mac, port, number, frame.len() - HEADERS),
         "frame {number} to port {port} arrived damaged"
     );
     Ok(number)

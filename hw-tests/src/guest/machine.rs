@@ -1,0 +1,123 @@
+//! What a guest is made of. Both sides read this: the host to start QEMU, the guest to know which device is where.
+
+/// Bytes of memory behind the ivshmem device's BAR 2.
+pub const BAR: u64 = 16 << 20;
+/// The ivshmem device; its BAR 2 is the memory that [`super::message::Request::BarRead`] reads from the host's side.
+pub const IVSHMEM: &str = "0000:00:03.0";
+/// The qxl device, whose video memory stands in for a GPU's.
+pub const QXL: &str = "0000:00:05.0";
+
+/// A guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Machine {
+    /// Its name in reports.
+    pub name: &'static str,
+    /// Its network interfaces.
+    pub nics: &'static [Nic],
+    /// Whether it has the qxl device.
+    pub qxl: bool,
+    /// Memory, in MiB.
+    pub memory: u32,
+    /// Pages of 2 MiB set aside.
+    pub hugepages: u32,
+    /// More arguments for QEMU.
+    pub arguments: &'static [&'static str],
+    /// More words for the kernel's command line.
+    pub append: &'static [&'static str],
+}
+
+/// A network interface of a guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Nic {
+    /// What tests call it.
+    pub id: &'static str,
+    /// What it is.
+    pub model: Model,
+    /// How frames reach it.
+    pub backend: Backend,
+    /// Its slot on the bus. An 82576 also takes the slots 16 and 17 above it, for its virtual functions.
+    pub slot: u8,
+}
+
+/// The device a NIC is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Model {
+    /// Intel 82576. Bound to the driver that each test asks for.
+    Igb,
+    /// virtio-net behind the IOMMU, as AF_XDP's zero-copy needs it; always Linux's own, up, and called as [`Nic::id`] says.
+    Virtio,
+}
+
+/// How frames travel between a NIC and this side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backend {
+    /// A datagram a frame. Nothing is lost: the sender waits while the NIC has no descriptors. Up to some 60 000 frames a second.
+    Datagram,
+    /// A stream of frames, each after its length. Several times faster, but what the NIC cannot take is lost: pace it.
+    Stream,
+}
+
+impl Nic {
+    /// Its PCI address in the guest.
+    #[must_use]
+    pub fn pci(&self) -> String {
+        format!("0000:00:{:02x}.0", self.slot)
+    }
+
+    /// Its MAC address.
+    #[must_use]
+    pub fn mac(&self) -> [u8; 6] {
+        [0x52, 0x54, 0, 0, 0, self.slot]
+    }
+}
+
+/// The machine that serves most tests: two 82576, device memory of two kinds, and a virtio NIC.
+pub const STANDARD: Machine = Machine {
+    name: "standard",
+    nics: &[
+        Nic {
+            id: "igb0",
+            model: Model::Igb,
+            backend: Backend::Datagram,
+            slot: 1,
+        },
+        Nic {
+            id: "igb1",
+            model: Model::Igb,
+            backend: Backend::Datagram,
+            slot: 6,
+        },
+        Nic {
+            id: "virtio0",
+            model: Model::Virtio,
+            backend: Backend::Datagram,
+            slot: 4,
+        },
+    ],
+    qxl: true,
+    memory: 1024,
+    hugepages: 64,
+    arguments: &[],
+    append: &[],
+};
+
+/// The standard machine with the fast, lossy backend at its first 82576: for rates.
+pub const FAST: Machine = Machine {
+    name: "fast",
+    nics: &[Nic {
+        id: "igb0",
+        model: Model::Igb,
+        backend: Backend::Stream,
+        slot: 1,
+    }],
+    qxl: false,
+    ..STANDARD
+};
+
+impl Machine {
+    /// The NIC that tests call `id`.
+    #[must_use]
+    pub fn nic(&self, id: &str) -> Option<&'static Nic> {
+        self.nics.iter().find(|nic| nic.id == id)
+    }
+}

@@ -1,0 +1,94 @@
+//! The tests that run in guests, one file a subject. How to add one is said in [`crate::guest`].
+
+use anyhow::Result;
+
+use crate::guest::machine::{Machine, STANDARD};
+use crate::inside::Host;
+
+pub mod boot;
+pub mod harness;
+pub mod zero_copy;
+
+/// Who has the guest's 82576 NICs when a test begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Driver {
+    /// vfio-pci.
+    Vfio,
+    /// Linux's igb; the interfaces are up, and called as the machine calls the NICs.
+    Linux,
+    /// Nobody, and no `driver_override` is left: for tests of `devrx nic bind`.
+    None,
+}
+
+/// A test.
+#[derive(Debug, Clone, Copy)]
+pub struct Test {
+    /// Its name, unlike all others.
+    pub name: &'static str,
+    /// What it does.
+    pub run: fn(&mut Host) -> Result<()>,
+    /// The guest it runs in.
+    pub machine: Machine,
+    /// Who has the 82576s.
+    pub igb: Driver,
+    /// Seconds it may take.
+    pub limit: u64,
+}
+
+impl Test {
+    /// A test on the standard machine, with the 82576s at vfio-pci, that takes at most half a minute.
+    #[must_use]
+    pub const fn new(name: &'static str, run: fn(&mut Host) -> Result<()>) -> Self {
+        Self {
+            name,
+            run,
+            machine: STANDARD,
+            igb: Driver::Vfio,
+            limit: 30,
+        }
+    }
+
+    /// The same on another machine.
+    #[must_use]
+    pub const fn on(self, machine: Machine) -> Self {
+        Self { machine, ..self }
+    }
+
+    /// The same with the 82576s elsewhere.
+    #[must_use]
+    pub const fn igb(self, igb: Driver) -> Self {
+        Self { igb, ..self }
+    }
+
+    /// The same with another limit, in seconds.
+    #[must_use]
+    pub const fn limit(self, limit: u64) -> Self {
+        Self { limit, ..self }
+    }
+}
+
+/// Every test, in the order they run in.
+#[must_use]
+pub fn all() -> Vec<Test> {
+    [boot::TESTS, harness::TESTS, zero_copy::TESTS].concat()
+}
+
+/// The test of this name.
+#[must_use]
+pub fn find(name: &str) -> Option<Test> {
+    all().into_iter().find(|test| test.name == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unlike_each_other() {
+        let mut names: Vec<_> = all().iter().map(|test| test.name).collect();
+        names.sort_unstable();
+        let count = names.len();
+        names.dedup();
+        assert_eq!(names.len(), count);
+    }
+}
