@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
+use std::os::fd::OwnedFd;
 
 use devrx_provider::QueueNeeds;
 
@@ -53,6 +54,33 @@ pub trait Nic: Flows + Link + Statistics + Interrupts + Send {
     fn leftover_rules(&self) -> Vec<(u32, u32)> {
         Vec::new()
     }
+
+    /// Why the NIC can serve no more: it has failed, or somebody wants it back. A sentence with what to do. Its queues say so too
+    /// ([`RxQueue::fault`]); who has it ends them and drops it.
+    fn fault(&self) -> Option<String> {
+        None
+    }
+
+    /// Has an eventfd written as soon as [`fault`](Self::fault) has something to say.
+    fn set_alarm(&mut self, _alarm: OwnedFd) {}
+
+    /// Packets that this NIC received for its owner and lost before they came to a queue: counted for the port, by the reasons of drops. Empty where
+    /// Linux owns the port, whose statistics tell.
+    fn port_losses(&self) -> PortLosses {
+        PortLosses {
+            drops: BTreeMap::new(),
+            exact: true,
+        }
+    }
+}
+
+/// What a port lost before it came to a queue, since the NIC was opened.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct PortLosses {
+    /// Packets, by reason.
+    pub drops: BTreeMap<&'static str, u64>,
+    /// Whether that is all of it.
+    pub exact: bool,
 }
 
 /// Bringing flows to queues.

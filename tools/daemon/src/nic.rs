@@ -1,13 +1,16 @@
 //! The NICs the daemon serves. This is the one place that names concrete ones: everywhere else a NIC is a [`ServedNic`], behind
 //! which each kind has its own worker, so that no packet meets a dynamic call.
 
+mod gone;
+
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
+use std::os::fd::OwnedFd;
 use std::sync::mpsc::SyncSender;
 
 use devrx_driver::afxdp::{AfXdpNic, AfXdpOptions};
 use devrx_driver::flow::FlowRule;
-use devrx_driver::{DriverError, Nic, QueueConfig, QueueNeeds};
+use devrx_driver::{DriverError, Nic, PortLosses, QueueConfig, QueueNeeds};
 
 use crate::attachment::Ended;
 use crate::config::{NicConfig, NicSpec, QueueSettings};
@@ -28,6 +31,12 @@ pub trait ServedNic: Send {
     fn warnings(&self) -> Vec<String>;
     /// See [`Nic::leftover_rules`].
     fn leftover_rules(&self) -> Vec<(u32, u32)>;
+    /// See [`Nic::fault`].
+    fn fault(&self) -> Option<String>;
+    /// See [`Nic::set_alarm`].
+    fn set_alarm(&mut self, alarm: OwnedFd);
+    /// See [`Nic::port_losses`].
+    fn port_losses(&self) -> PortLosses;
     /// Opens a queue and starts its worker.
     ///
     /// # Errors
@@ -90,6 +99,18 @@ impl<N: Nic> ServedNic for N {
 
     fn leftover_rules(&self) -> Vec<(u32, u32)> {
         Nic::leftover_rules(self)
+    }
+
+    fn fault(&self) -> Option<String> {
+        Nic::fault(self)
+    }
+
+    fn set_alarm(&mut self, alarm: OwnedFd) {
+        Nic::set_alarm(self, alarm);
+    }
+
+    fn port_losses(&self) -> PortLosses {
+        Nic::port_losses(self)
     }
 
     fn start_queue(
@@ -175,6 +196,11 @@ impl NicSlot {
             settings,
             past: BTreeMap::new(),
         }
+    }
+
+    /// Lets go of a NIC that has failed, all of whose attachments have ended: it is closed, and what is left answers for it.
+    pub fn let_go(&mut self, why: String) {
+        self.nic = Box::new(gone::Gone::of(&*self.nic, why));
     }
 
     /// Whether this is the NIC called so.

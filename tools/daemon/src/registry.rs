@@ -362,8 +362,13 @@ impl Registry {
         }
     }
 
-    /// Ends attachments whose workers say that they must.
+    /// Ends attachments whose workers say that they must, and lets go of NICs that have failed.
     pub fn sweep(&mut self) {
+        for place in 0..self.nics.len() {
+            if let Some(why) = self.nics[place].nic.fault() {
+                self.let_go(place, why);
+            }
+        }
         let faulty =
             |attachment: &Attachment| attachment.fault().map(|why| (attachment.name.clone(), why));
         let faults: Vec<_> = self.attachments.values().filter_map(faulty).collect();
@@ -372,6 +377,23 @@ impl Registry {
             self.counters.faulted_attachments += 1;
             self.end(&name, why.to_owned());
         }
+    }
+
+    /// Ends everything on a NIC that has failed, and then the NIC: whoever wants it back waits for that.
+    fn let_go(&mut self, place: usize, why: String) {
+        let of_it = |attachment: &&Attachment| attachment.nic == place;
+        let names: Vec<String> = self
+            .attachments
+            .values()
+            .filter(of_it)
+            .map(|attachment| attachment.name.clone())
+            .collect();
+        for name in names {
+            self.counters.faulted_attachments += 1;
+            self.end(&name, why.clone());
+        }
+        tracing::error!(nic = self.nics[place].nic.name(), why, "a NIC is let go of");
+        self.nics[place].let_go(why);
     }
 
     /// What sessions must be told; each only once.

@@ -1,6 +1,7 @@
 //! From configuration to service, and back in order.
 
 use std::fs::DirBuilder;
+use std::os::fd::AsFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -50,6 +51,9 @@ pub fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         nics.push(slot);
     }
     let doorbell = Arc::new(Event::new()?);
+    for slot in &mut nics {
+        slot.nic.set_alarm(doorbell.as_fd().try_clone_to_owned()?);
+    }
     let mut registry =
         Registry::new(&config, nics, keeper, doorbell.clone()).map_err(anyhow::Error::msg)?;
     for plan in &config.attachments {

@@ -80,6 +80,12 @@ impl Registry {
                 exact: true,
                 ..NicStats::default()
             };
+            let losses = slot.nic.port_losses();
+            sum.exact &= losses.exact;
+            for (reason, count) in losses.drops {
+                sum.packets += count;
+                *sum.drops.entry(reason.to_owned()).or_default() += count;
+            }
             for (queue, numbers) in queues {
                 // Read after the numbers of the workers: a packet counted there is counted here.
                 let packets = slot.nic.queue_packets(*queue);

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use devrx_driver::flow::FlowRule;
 use devrx_driver::{
     DriverError, Flows, Interrupts, Link, LinkState, Nic, NicStatistics, QueueConfig,
-    QueueCounters, QueueNeeds, RxBatch, RxChunk, RxFlags, RxQueue, Statistics,
+    QueueCounters, QueueNeeds, RxBatch, RxChunk, RxFlags, RxQueue, Statistics, Unsplit,
 };
 use devrx_pool::Pool;
 use devrx_proto::event::Event;
@@ -27,6 +27,8 @@ pub struct State {
     pub refuse_flow: Option<usize>,
     /// So many more attempts to stop a queue fail.
     pub refuse_stop: usize,
+    /// The NIC has failed.
+    pub fault: Option<String>,
     /// Queues refuse to open.
     pub refuse_open: Option<u32>,
 }
@@ -256,6 +258,10 @@ impl Nic for FakeNic {
         needs()
     }
 
+    fn fault(&self) -> Option<String> {
+        self.wire.lock().fault.clone()
+    }
+
     fn open_queue(&mut self, index: u32, config: QueueConfig) -> Result<FakeQueue, DriverError> {
         if self.wire.lock().refuse_open == Some(index) {
             return Err(DriverError::QueueBusy {
@@ -264,13 +270,23 @@ impl Nic for FakeNic {
                 why: "the test says so".into(),
             });
         }
-        self.wire.note(format!("open {index}"));
+        let unsplit = match config.unsplit {
+            Unsplit::Deliver => String::new(),
+            other => format!(" {other:?}"),
+        };
+        self.wire.note(format!("open {index}{unsplit}"));
         Ok(FakeQueue::new(&self.wire, index, &config))
     }
 
     fn close_queue(&mut self, queue: u32) -> Result<(), DriverError> {
         self.wire.note(format!("close {queue}"));
         Ok(())
+    }
+}
+
+impl Drop for FakeNic {
+    fn drop(&mut self) {
+        self.wire.note("drop the NIC".into());
     }
 }
 

@@ -573,3 +573,70 @@ fn flow_rules_come_and_go() {
     assert!(registry.flow_list(Some("b")).is_err());
     registry.shut_down();
 }
+
+#[test]
+fn what_becomes_of_unsplit_packets_is_the_requests_word_then_the_configurations() {
+    use devrx_proto::message::Unsplit;
+    let (wire, mut registry) = registry(3, "");
+    let configured = Config::parse(
+        "[[interfaces]]\naddress = \"afxdp:fake0\"\n[[interfaces.rx.queues]]\nids = \"1-2\"\nunsplit = \"drop\"",
+    );
+    registry.nics[0].settings = configured.unwrap().nics.remove(0).queues;
+    let asked = |queue, unsplit| AttachRequest {
+        unsplit,
+        ..request(&format!("q{queue}"), queue)
+    };
+    attach(&mut registry, &asked(0, None)).unwrap();
+    attach(&mut registry, &asked(1, None)).unwrap();
+    attach(&mut registry, &asked(2, Some(Unsplit::Header))).unwrap();
+    let opened: Vec<_> = wire.take_log();
+    let opened: Vec<_> = opened
+        .iter()
+        .filter(|what| what.starts_with("open"))
+        .collect();
+    assert_eq!(opened, ["open 0", "open 1 Drop", "open 2 Header"]);
+    registry.shut_down();
+}
+
+/// The kernel lets a function be unplugged or unbound only once its file is closed; so it is, and the numbers stay.
+#[test]
+fn a_nic_that_fails_is_let_go_of_after_its_queues() {
+    let (wire, mut registry) = registry(2, "");
+    attach(&mut registry, &request("one", 0)).unwrap();
+    attach(&mut registry, &request("two", 1)).unwrap();
+    wire.send(1, 5, 1);
+    wait_for("five packets", || {
+        registry.stats(Some("two")).unwrap().attachments[0].delivered == 5
+    });
+    wire.take_log();
+    wire.lock().fault = Some("it was unplugged".into());
+    registry.sweep();
+    let log = wire.take_log();
+    assert_eq!(
+        log.last().map(String::as_str),
+        Some("drop the NIC"),
+        "{log:?}"
+    );
+    for queue in 0..2 {
+        assert!(log.contains(&format!("drop {queue}")), "{log:?}");
+    }
+    let stats = registry.stats(None).unwrap();
+    assert!(
+        stats.attachments.iter().all(|row| row.state == "ended"
+            && row.reason == "it was unplugged"
+            && row.in_flight == 0),
+        "{stats:?}"
+    );
+    assert_eq!(
+        (stats.nics[0].nic.as_str(), stats.nics[0].packets),
+        ("fake0", 5)
+    );
+    refused(
+        &mut registry,
+        &request("one", 0),
+        FailureCode::NotFound,
+        "it was unplugged",
+    );
+    registry.sweep();
+    registry.shut_down();
+}
