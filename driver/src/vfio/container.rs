@@ -145,12 +145,12 @@ impl Container {
     }
 }
 
-/// Who answers behind `/dev/vfio/vfio`; for diagnosis.
+/// Who answers behind `/dev/vfio/vfio`.
 ///
 /// # Errors
 ///
 /// Why it cannot be opened, and what to do.
-pub fn container_kind() -> Result<ContainerKind, DriverError> {
+pub(super) fn container_kind() -> Result<ContainerKind, DriverError> {
     Container::open().map(|container| container.kind())
 }
 

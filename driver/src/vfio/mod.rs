@@ -4,13 +4,14 @@
 //! [`Sysfs`] finds functions, a [`Binder`] gives them to vfio-pci and back to Linux, [`Function`] opens one. [`peer`] opens a BAR of another
 //! device as memory that a NIC may write. What stands on the
 //! kernel is VFIO's group, container and type1 IOMMU driver, as distributions ship it (linux/vfio.h); iommufd is only
-//! detected. VFIO's mode without an IOMMU is always refused: it would let the device write to all memory.
+//! detected ([`support`]). VFIO's mode without an IOMMU is always refused: it would let the device write to all memory.
 
 mod address;
 mod bar;
 mod bind;
 mod config;
 mod container;
+mod faults;
 mod function;
 mod group;
 mod in_use;
@@ -20,6 +21,7 @@ mod irq;
 mod mapper;
 mod owned;
 pub mod peer;
+mod support;
 mod sys;
 mod sysfs;
 
@@ -27,8 +29,10 @@ pub use address::PciAddress;
 pub use bar::Bar;
 pub use bind::{Binder, Bound, Unbound};
 pub use config::{Command, Config, Status};
-pub use container::{ContainerKind, container_kind};
+pub use container::ContainerKind;
+pub use faults::{FaultWatcher, IommuFault};
 pub use function::{Function, Options};
 pub use iommu::IommuInfo;
 pub use mapper::ContainerMapper;
+pub use support::{Support, device_file, support};
 pub use sysfs::{GroupMember, PciFunction, Sysfs};
