@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::Result;
 use clap::ValueEnum;
 
-use crate::{netns, unit};
+use crate::{guest, netns, unit};
 
 /// A lane of tests.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
@@ -97,9 +97,7 @@ impl Lane {
         match self {
             Self::Unit => unit::run(),
             Self::Netns => netns::run(),
-            Self::Guest => Ok(Tally::skip_lane(
-                "not built yet: VFIO and the NIC drivers that a guest would test",
-            )),
+            Self::Guest => guest::run(),
             Self::Model => Ok(Tally::skip_lane("not built yet: the E810 model")),
             Self::Gpu if std::path::Path::new("/proc/driver/nvidia/version").exists() => {
                 Ok(Tally::skip_lane(

@@ -1,9 +1,10 @@
-//! cargo xtask demo | test | bench: what a newcomer, a developer and a CI machine run.
+//! cargo xtask demo | test | guest | bench: what a newcomer, a developer and a CI machine run.
 
 mod bench;
 mod book;
 mod build;
 mod demo;
+mod guest;
 mod lane;
 mod licences;
 mod netns;
@@ -41,6 +42,13 @@ enum Task {
         /// The lanes to run.
         lanes: Vec<Lane>,
     },
+    /// Runs tests of the guest lane by kernel or name: `--kernel 6.12 --filter NAME`; `--help` says more.
+    #[command(disable_help_flag = true)]
+    Guest {
+        /// Arguments for the lane.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// Runs the benchmarks and prints their tables.
     Bench {
         /// Arguments for the benchmarks.
@@ -54,6 +62,7 @@ fn main() -> ExitCode {
     let done = match cli.task {
         Task::Demo { args } => demo::run(&args),
         Task::Test { lanes } => lane::run(&lanes),
+        Task::Guest { args } => guest::some(&args),
         Task::Bench { args } => bench::run(&args),
     };
     match done {
