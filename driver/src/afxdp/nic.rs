@@ -18,7 +18,8 @@ use super::{bind, discover, ntuple};
 use crate::flow::{FlowRule, RuleBoard, Rules};
 use crate::packet::MAX_HEADERS;
 use crate::{
-    DriverError, Interrupts, Link, LinkState, Nic, NicStatistics, QueueConfig, Statistics, ZeroCopy,
+    DriverError, Interrupts, Link, LinkState, Nic, NicStatistics, QueueConfig, Statistics, Unsplit,
+    ZeroCopy,
 };
 
 /// The smallest header slot that splits anything worth it: Ethernet, IPv6, TCP without options.
@@ -183,6 +184,16 @@ impl AfXdpNic {
         }
         let headers = &config.headers;
         if config.split {
+            if config.unsplit != Unsplit::Deliver {
+                return Err(DriverError::Unsupported {
+                    nic: self.name.clone(),
+                    driver: self.driver.clone(),
+                    what: "treat packets without a header to split in another way",
+                    why: "it splits in software, and delivers the others whole; leave the option out (`--unsplit deliver`), or add flow \
+                          rules that only take packets with an IP header"
+                        .to_owned(),
+                });
+            }
             if !(MIN_SLOT..=MAX_HEADERS as u32).contains(&headers.slot_size) {
                 return Err(Self::bad(
                     "header slot",

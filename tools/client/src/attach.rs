@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 
-use devrx_proto::message::{AttachRequest, Lifetime, ZeroCopy};
+use devrx_proto::message::{AttachRequest, Lifetime, Unsplit, ZeroCopy};
 
 /// What to attach, and how. See [`AttachRequest`] for all there is; [`request`](Self::request) is it.
 #[derive(Debug, Default)]
@@ -38,7 +38,7 @@ impl AttachOptions {
         self
     }
 
-    /// The kind of memory: `memfd`, `hugetlb`, `udmabuf`, ...
+    /// The kind of memory: `memfd`, `hugetlb`, `udmabuf`, `pci:0000:03:00.0/2`, ...
     #[must_use]
     pub fn memory(mut self, kind: impl Into<String>) -> Self {
         self.request.memory = kind.into();
@@ -46,6 +46,10 @@ impl AttachOptions {
     }
 
     /// The client's own memory: a dma-buf (`dmabuf`), or a memfd sealed against shrinking (`memfd`).
+    ///
+    /// A dma-buf of device memory is not mapped to be read here: what reads it is the device. Whoever handed it over may map its own descriptor
+    /// where the exporter allows that. Never announce reading to it (`DMA_BUF_IOCTL_SYNC` with `READ`) while it is attached: amdgpu and xe answer
+    /// by moving the memory out of VRAM, and the NIC goes on writing to where it was.
     #[must_use]
     pub fn own_memory(mut self, kind: impl Into<String>, fd: OwnedFd) -> Self {
         self.request.memory = kind.into();
@@ -93,6 +97,13 @@ impl AttachOptions {
     #[must_use]
     pub fn split(mut self, split: bool) -> Self {
         self.request.split = split;
+        self
+    }
+
+    /// What becomes of packets that cannot be split.
+    #[must_use]
+    pub fn unsplit(mut self, unsplit: Unsplit) -> Self {
+        self.request.unsplit = Some(unsplit);
         self
     }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use devrx_client::AttachOptions;
-use devrx_proto::message::{AttachRequest, Lifetime, ZeroCopy};
+use devrx_proto::message::{AttachRequest, Lifetime, Unsplit, ZeroCopy};
 
 use super::{connect, warn};
 use crate::{size, sys};
@@ -50,6 +50,9 @@ pub struct AttachArgs {
     /// Leave the headers where the payload is.
     #[arg(long)]
     no_split: bool,
+    /// What becomes of packets whose header cannot be split off [default: deliver].
+    #[arg(long, value_enum, conflicts_with = "no_split")]
+    unsplit: Option<UnsplitMode>,
     /// Whether the kernel may or must receive without a copy.
     #[arg(long, value_enum, default_value_t = CopyMode::Auto)]
     zero_copy: CopyMode,
@@ -62,6 +65,17 @@ pub struct AttachArgs {
     /// The client cannot kick (a GPU returns the chunks): look at its rings every millisecond.
     #[arg(long)]
     polls_refill: bool,
+}
+
+/// ARP and other frames without an IP header, and headers longer than a slot.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+enum UnsplitMode {
+    /// Whole, where the payload is; in memory that no CPU reads only the rule `any` takes them.
+    Deliver,
+    /// Not at all: dropped and counted as `unsplit`.
+    Drop,
+    /// As many of their first bytes in the header slot as it holds.
+    Header,
 }
 
 /// Whether AF_XDP copies.
@@ -98,6 +112,11 @@ pub fn run(args: &AttachArgs, socket: &Path, json: bool) -> Result<()> {
         lifetime: Lifetime::Daemon,
         polls_refill: args.polls_refill,
         split: !args.no_split,
+        unsplit: args.unsplit.map(|mode| match mode {
+            UnsplitMode::Deliver => Unsplit::Deliver,
+            UnsplitMode::Drop => Unsplit::Drop,
+            UnsplitMode::Header => Unsplit::Header,
+        }),
         zero_copy: match args.zero_copy {
             CopyMode::Auto => ZeroCopy::Auto,
             CopyMode::Copy => ZeroCopy::Copy,
@@ -153,6 +172,8 @@ fn memory(text: &str) -> Result<(String, Option<OwnedFd>)> {
     };
     match kind {
         "memfd" | "hugetlb" | "udmabuf" if rest.is_empty() => Ok((kind.to_owned(), None)),
+        // The daemon owns the function, and says what is wrong with the address.
+        "pci" if !rest.is_empty() => Ok((text.to_owned(), None)),
         "dmabuf" if !rest.is_empty() => {
             let fd = match rest.split_once(':') {
                 Some((pid, fd)) => sys::fd_of(number(pid)?, number(fd)?)
@@ -162,11 +183,11 @@ fn memory(text: &str) -> Result<(String, Option<OwnedFd>)> {
             };
             Ok((kind.to_owned(), Some(fd)))
         }
-        "cuda" | "hip" | "pci" => bail!(
+        "cuda" | "hip" => bail!(
             "--memory {text}: not built yet; use memfd, hugetlb or udmabuf, or hand a dma-buf over with dmabuf:FD"
         ),
         _ => bail!(
-            "--memory {text}: no such kind of memory; use memfd, hugetlb, udmabuf, dmabuf:FD or dmabuf:PID:FD"
+            "--memory {text}: no such kind of memory; use memfd, hugetlb, udmabuf, pci:BDF/BAR, dmabuf:FD or dmabuf:PID:FD"
         ),
     }
 }
@@ -180,6 +201,8 @@ mod tests {
         assert!(memory("memfd").unwrap().1.is_none());
         assert_eq!(memory("dmabuf:0").unwrap().0, "dmabuf");
         assert!(memory("dmabuf:0").unwrap().1.is_some());
+        let pci = "pci:0000:03:00.0/2";
+        assert_eq!(memory(pci).unwrap().0, pci);
         for bad in [
             "",
             "memfd:1",
@@ -188,6 +211,8 @@ mod tests {
             "dmabuf:-1",
             "dmabuf:1:x",
             "cuda:0",
+            "pci",
+            "pci:",
             "floppy",
         ] {
             assert!(memory(bad).is_err(), "{bad:?} was taken");

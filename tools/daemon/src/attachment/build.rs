@@ -203,7 +203,7 @@ impl Builder<'_> {
             busy_poll: wanted.busy_poll,
             zero_copy: wanted.zero_copy,
             split_extra: wanted.split_extra,
-            unsplit: devrx_driver::Unsplit::default(),
+            unsplit: wanted.unsplit,
         };
         let (pool, _) = Pool::new(
             provider,

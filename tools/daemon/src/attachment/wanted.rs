@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use devrx_driver::flow::FlowRule;
-use devrx_driver::{QueueNeeds, ZeroCopy};
+use devrx_driver::{QueueNeeds, Unsplit, ZeroCopy};
 use devrx_proto::layout::{Layout, LayoutError, LayoutParams, MAX_COMPLETIONS, MIN_COMPLETIONS};
 use devrx_proto::message::{self, AttachRequest};
 
@@ -90,6 +90,8 @@ pub struct Wanted {
     pub polls_refill: bool,
     /// Headers are split off.
     pub split: bool,
+    /// What becomes of packets that cannot be split.
+    pub unsplit: Unsplit,
     /// Payload bytes that go with the header.
     pub split_extra: u16,
     /// Whether a copy is accepted.
@@ -195,6 +197,7 @@ impl Wanted {
             ),
             polls_refill: request.polls_refill,
             split: request.split,
+            unsplit: unsplit(request.unsplit.or(settings.and_then(|s| s.unsplit))),
             split_extra,
             zero_copy: match request.zero_copy {
                 message::ZeroCopy::Copy => ZeroCopy::Copy,
@@ -226,6 +229,7 @@ impl Wanted {
             wake_timeout: timeout(settings.timeout_us),
             polls_refill: false,
             split: settings.split.unwrap_or(true),
+            unsplit: unsplit(settings.unsplit),
             split_extra: 0,
             zero_copy: zero_copy(settings),
             busy_poll: settings.busy_poll.unwrap_or(false),
@@ -255,6 +259,14 @@ impl Wanted {
 
 fn timeout(microseconds: Option<u32>) -> Duration {
     microseconds.map_or(WAKE_TIMEOUT, |us| Duration::from_micros(us.into()))
+}
+
+fn unsplit(asked: Option<message::Unsplit>) -> Unsplit {
+    match asked {
+        None | Some(message::Unsplit::Deliver) => Unsplit::Deliver,
+        Some(message::Unsplit::Drop) => Unsplit::Drop,
+        Some(message::Unsplit::Header) => Unsplit::Header,
+    }
 }
 
 fn zero_copy(settings: &QueueSettings) -> ZeroCopy {

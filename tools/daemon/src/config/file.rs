@@ -4,6 +4,7 @@
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
+use devrx_proto::message::Unsplit;
 use devrx_provider::dmabuf::Policy;
 use serde::Deserialize;
 
@@ -88,7 +89,7 @@ impl Default for Socket {
 pub struct MemoryRegion {
     /// The name queues use.
     pub name: String,
-    /// `memfd`, `hugetlb`, `udmabuf`.
+    /// `memfd`, `hugetlb`, `udmabuf`, `pci:BDF/BAR`.
     pub kind: String,
     /// Chunks.
     pub num_bufs: u32,
@@ -148,6 +149,8 @@ pub struct RxQueue {
     pub ring: Option<u32>,
     /// Whether headers are split off (default: yes).
     pub split: Option<bool>,
+    /// What becomes of packets that cannot be split: `deliver`, `drop`, `header` (default: `deliver`).
+    pub unsplit: Option<Unsplit>,
     /// Whether the NIC may be asked to write into the region itself: `auto`, `copy`, `zero-copy`.
     pub zero_copy: Option<String>,
     /// Whether the kernel is asked for busy polling.

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use std::ops::RangeInclusive;
 
 use devrx_driver::flow::FlowRule;
+use devrx_proto::message::Unsplit;
 
 use super::file::{File, Interface, PollMode, QueueRef, RxFlow, RxQueue};
 use super::{ConfigError, NicConfig, NicSpec};
@@ -29,6 +30,8 @@ pub struct QueueSettings {
     pub ring: Option<u32>,
     /// Whether headers are split off.
     pub split: Option<bool>,
+    /// What becomes of packets that cannot be split.
+    pub unsplit: Option<Unsplit>,
     /// `auto`, `copy`, `zero-copy`.
     pub zero_copy: Option<String>,
     /// Whether the kernel is asked for busy polling.
@@ -155,6 +158,7 @@ fn settings(queue: &RxQueue, interface: &Interface) -> Result<QueueSettings, Con
         header_slot: queue.header_slot,
         ring: queue.ring,
         split: queue.split,
+        unsplit: queue.unsplit,
         zero_copy: queue.zero_copy.clone(),
         busy_poll: queue.busy_poll,
     })

@@ -25,6 +25,7 @@ timeout_us = 100
 poll_mode = "busy"
 memory_regions = ["payload"]
 header_slot = 256
+unsplit = "drop"
 
 [[interfaces.rx.queues]]
 ids = "1-3"
@@ -63,6 +64,8 @@ fn the_words_of_the_file_reach_the_plan() {
     assert_eq!((attachment.size, attachment.chunk), (4096 * 4096, 4096));
     assert_eq!(attachment.flows, ["udp,dst-port=5000", "udp,dst-port=5001"]);
     assert_eq!(attachment.settings.poll_mode, PollMode::Busy);
+    let unsplit = attachment.settings.unsplit;
+    assert_eq!(unsplit, Some(devrx_proto::message::Unsplit::Drop));
     assert_eq!(config.nics[0].queues[1].queues, 1..=3);
     assert_eq!(config.nics[0].queues[1].poll_mode, PollMode::Sleep);
     assert_eq!(config.policy[0].max_memory, Some(64 << 20));
@@ -76,6 +79,11 @@ fn mistakes_are_named() {
         ("[socket]", "[sockets]", "sockets"),
         ("mode = \"0660\"", "mode = \"0999\"", "octal"),
         ("poll_mode = \"busy\"", "poll_mode = \"fast\"", "fast"),
+        (
+            "unsplit = \"drop\"",
+            "unsplit = \"lose\"",
+            "`deliver`, `drop`",
+        ),
         ("buf_size = \"4KiB\"", "buf_size = \"4KB\"", "4KB"),
         ("[\"payload\"]", "[\"payloads\"]", "payloads"),
         ("[\"payload\"]", "[\"payload\", \"payload\"]", "one"),

@@ -52,6 +52,20 @@ pub enum ZeroCopy {
     ZeroCopy,
 }
 
+/// What becomes of packets whose header the NIC cannot split off, on an attachment that splits: ARP and other frames without an IP header,
+/// headers longer than a slot.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Unsplit {
+    /// They come whole in the chunk. Where no CPU reads that, only the rule `any` takes them.
+    #[default]
+    Deliver,
+    /// They are dropped, and counted as `unsplit`.
+    Drop,
+    /// Their first bytes, as many as a header slot holds, come in the slot.
+    Header,
+}
+
 /// Asks for an attachment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -64,7 +78,7 @@ pub struct AttachRequest {
     pub queue_first: u32,
     /// The last queue.
     pub queue_last: u32,
-    /// The kind of memory: `memfd`, `hugetlb`, `udmabuf`, `dmabuf`, ...
+    /// The kind of memory: `memfd`, `hugetlb`, `udmabuf`, `dmabuf`; `pci:BDF/BAR` for a BAR of another function, such as `pci:0000:03:00.0/2`.
     pub memory: String,
     /// A descriptor goes with this message: the memory itself (`dmabuf`: a dma-buf; `memfd`: the client's own, sealed against
     /// shrinking).
@@ -91,6 +105,8 @@ pub struct AttachRequest {
     pub split: bool,
     /// Bytes after the L4 header that go with it (software split only).
     pub split_extra: u32,
+    /// What becomes of packets that cannot be split. None: the daemon's default, which is to deliver them.
+    pub unsplit: Option<Unsplit>,
     /// With or without a copy.
     pub zero_copy: ZeroCopy,
     /// Poll in the kernel's busy-polling mode.
@@ -121,6 +137,7 @@ impl Default for AttachRequest {
             polls_refill: false,
             split: true,
             split_extra: 0,
+            unsplit: None,
             zero_copy: ZeroCopy::Auto,
             busy_poll: false,
             cpu: None,
