@@ -7,6 +7,7 @@ use crate::inside::Host;
 
 pub mod boot;
 pub mod harness;
+pub mod vfio;
 pub mod zero_copy;
 
 /// Who has the guest's 82576 NICs when a test begins.
@@ -70,7 +71,7 @@ impl Test {
 /// Every test, in the order they run in.
 #[must_use]
 pub fn all() -> Vec<Test> {
-    [boot::TESTS, harness::TESTS, zero_copy::TESTS].concat()
+    [boot::TESTS, harness::TESTS, vfio::TESTS, zero_copy::TESTS].concat()
 }
 
 /// The test of this name.
