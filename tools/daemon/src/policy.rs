@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 
 use nix::unistd::{Group, User};
 
+use crate::attachment::BarName;
 use crate::config::PolicyRule;
 
 /// Memory of one user where a rule does not say: 256 MiB.
@@ -15,8 +16,8 @@ pub const DEFAULT_MAX_ATTACHMENTS: u32 = 16;
 /// Longest name of an attachment, bytes.
 pub const MAX_NAME: usize = 64;
 
-/// The kinds of memory a rule may name.
-const KINDS: &[&str] = &["memfd", "hugetlb", "udmabuf", "dmabuf", "client"];
+/// The kinds of memory a rule may name; a BAR can be named by itself, `pci:0000:03:00.0/2`.
+const KINDS: &[&str] = &["memfd", "hugetlb", "udmabuf", "dmabuf", "client", "pci"];
 
 /// Who is at the other end of a session.
 #[derive(Clone, Debug)]
@@ -38,7 +39,7 @@ pub struct Ask<'a> {
     pub alias: Option<&'a str>,
     /// The queues.
     pub queues: RangeInclusive<u32>,
-    /// Kind of memory; `client` for memory the client brings.
+    /// Kind of memory; `client` for memory the client brings, `pci:BDF/BAR` for a BAR.
     pub kind: &'a str,
     /// Bytes: region, rings and header slots.
     pub size: u64,
@@ -95,7 +96,7 @@ fn who_of(rule: &PolicyRule) -> Result<Who, String> {
         .kinds
         .iter()
         .flatten()
-        .find(|kind| *kind != "*" && !KINDS.contains(&kind.as_str()))
+        .find(|kind| *kind != "*" && !KINDS.contains(&kind.as_str()) && !is_bar(kind))
     {
         return Err(format!(
             "[[policy]] kinds: {unknown:?} is no kind of memory; expected one of {}",
@@ -119,6 +120,21 @@ fn who_of(rule: &PolicyRule) -> Result<Who, String> {
         },
         _ => Err("[[policy]] must have exactly one of uid, gid, user, group".into()),
     }
+}
+
+/// Whether a kind is one BAR, spelled as requests are compared with it.
+fn is_bar(kind: &str) -> bool {
+    matches!(BarName::parse(kind), Some(Ok(bar)) if bar.text() == kind)
+}
+
+/// Whether a rule allows a kind of memory. `*` stands for memory that is the daemon's or the client's own: to have a NIC write into another
+/// device is always allowed by name.
+fn allows(kinds: &[String], kind: &str) -> bool {
+    let listed = |name: &str| kinds.iter().any(|one| one == name);
+    if kind.starts_with("pci:") && !devrx_sabotage::removed("policy-pci") {
+        return listed("pci") || listed(kind);
+    }
+    listed("*") || listed(kind)
 }
 
 /// Checks a name that a client or the configuration chose: it appears in messages, metrics and thread names.
@@ -259,7 +275,7 @@ fn objection(rule: &PolicyRule, ask: &Ask<'_>, usage: Usage) -> Option<String> {
         ));
     }
     let kinds: &[String] = rule.kinds.as_deref().unwrap_or(&[]);
-    if !(named(kinds, ask.kind) || (rule.kinds.is_none() && ask.kind == "memfd")) {
+    if !(allows(kinds, ask.kind) || (rule.kinds.is_none() && ask.kind == "memfd")) {
         return Some(format!("its rule does not allow {} memory", ask.kind));
     }
     let limit = rule.max_memory.unwrap_or(DEFAULT_MAX_MEMORY);

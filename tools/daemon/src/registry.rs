@@ -1,6 +1,7 @@
 //! Everything the daemon has: NICs, attachments, what is left of those that ended. What clients ask for is done here; how they ask is
 //! the business of [`crate::session`].
 
+mod bars;
 mod lists;
 #[cfg(test)]
 mod tests;
@@ -13,7 +14,9 @@ use devrx_proto::endpoints::Endpoints;
 use devrx_proto::event::Event;
 use devrx_proto::message::{self, AttachReply, AttachRequest, Lifetime, Opened};
 
-use crate::attachment::{Attachment, Builder, Ended, Made, Owner, SessionId, Source, Wanted};
+use crate::attachment::{
+    Attachment, BarName, Builder, Ended, Made, Owner, SessionId, Source, Wanted,
+};
 use crate::config::{Config, Limits, PlannedAttachment};
 use crate::counters::Counters;
 use crate::error::Refused;
@@ -102,7 +105,7 @@ impl Registry {
             &slot.nic.needs(),
             slot.settings_of(request.queue_first),
         )?;
-        let source = Source::new(&request.memory, fd);
+        let source = Source::new(&request.memory, fd)?;
         let persist = request.lifetime == Lifetime::Daemon;
         let ask = Ask {
             nic: slot.nic.name(),
@@ -150,7 +153,7 @@ impl Registry {
             uid: nix::unistd::geteuid().as_raw(),
             session: None,
         };
-        let source = Source::new(&plan.memory, None);
+        let source = Source::new(&plan.memory, None)?;
         self.make(place, Wanted::of_plan(plan)?, source, owner)
             .map(|(_, warnings)| warnings)
     }
@@ -181,6 +184,9 @@ impl Registry {
                 other.owner.uid,
                 other.name
             )));
+        }
+        if let Source::Bar(bar) = &source {
+            self.check_bar(bar)?;
         }
         if self.attachments.len() >= self.limits.attachments as usize {
             return Err(Refused::new(

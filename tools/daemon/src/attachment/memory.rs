@@ -34,6 +34,7 @@ pub(super) fn region(
             }
             _ => return Err(no_such(&kind)),
         },
+        Source::Bar(bar) => bar.region(spec)?,
         Source::Brought(kind, fd) => match kind.as_str() {
             "memfd" | "hugetlb" => memfd::adopt(fd, spec)?,
             "dmabuf" => dmabuf::adopt(fd, spec, policy)?,
@@ -51,7 +52,7 @@ fn no_such(kind: &str) -> Refused {
     Refused::new(
         FailureCode::Unsupported,
         format!(
-            "{kind:.40?} is no kind of memory this version has; use memfd, hugetlb, udmabuf or dmabuf"
+            "{kind:.40?} is no kind of memory this version has; use memfd, hugetlb, udmabuf, pci:BDF/BAR or dmabuf"
         ),
     )
 }

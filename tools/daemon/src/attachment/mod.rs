@@ -5,10 +5,12 @@
 //! |---|---|
 //! | `wanted` | what is asked for, from a request or the configuration |
 //! | `memory` | the region, and the two memfds |
+//! | `bar` | a BAR of another function as the region |
 //! | `build` | making one, step by step; what was made is ended when a step fails |
 //! | `end` | ending one, in the order that keeps memory safe |
 //! | `consumer` | the client that reads it, and the change of that client |
 
+mod bar;
 mod build;
 mod consumer;
 mod end;
@@ -26,6 +28,7 @@ use devrx_proto::ring::Start;
 use devrx_proto::shm::Shm;
 use devrx_provider::Region;
 
+pub use bar::BarName;
 pub use build::{Builder, Made};
 pub use end::Ended;
 pub use wanted::{Source, Wanted};

@@ -9,6 +9,7 @@ use devrx_driver::{QueueNeeds, Unsplit, ZeroCopy};
 use devrx_proto::layout::{Layout, LayoutError, LayoutParams, MAX_COMPLETIONS, MIN_COMPLETIONS};
 use devrx_proto::message::{self, AttachRequest};
 
+use super::bar::BarName;
 use crate::config::{PlannedAttachment, PollMode, QueueSettings};
 use crate::error::Refused;
 use crate::policy;
@@ -35,15 +36,24 @@ pub enum Source {
     Kind(String),
     /// The client brings it.
     Brought(String, OwnedFd),
+    /// A BAR of another function, which the daemon opens.
+    Bar(BarName),
 }
 
 impl Source {
     /// What a request says, and brought.
-    #[must_use]
-    pub fn new(kind: &str, fd: Option<OwnedFd>) -> Self {
-        match fd {
-            Some(fd) => Self::Brought(kind.to_owned(), fd),
-            None => Self::Kind(kind.to_owned()),
+    ///
+    /// # Errors
+    ///
+    /// A BAR that is none, or a descriptor that it has no use for.
+    pub fn new(kind: &str, fd: Option<OwnedFd>) -> Result<Self, Refused> {
+        match (BarName::parse(kind), fd) {
+            (Some(_), Some(_)) => Err(Refused::invalid(
+                "memory of the kind pci is opened by the daemon; hand over no descriptor, or a dma-buf with the kind dmabuf",
+            )),
+            (Some(bar), None) => bar.map(Self::Bar).map_err(Refused::invalid),
+            (None, Some(fd)) => Ok(Self::Brought(kind.to_owned(), fd)),
+            (None, None) => Ok(Self::Kind(kind.to_owned())),
         }
     }
 
@@ -52,6 +62,7 @@ impl Source {
     pub fn kind(&self) -> &str {
         match self {
             Self::Kind(kind) | Self::Brought(kind, _) => kind,
+            Self::Bar(bar) => bar.text(),
         }
     }
 
@@ -61,6 +72,7 @@ impl Source {
         match self {
             Self::Brought(kind, _) if kind != "dmabuf" => "client",
             Self::Kind(kind) | Self::Brought(kind, _) => kind,
+            Self::Bar(bar) => bar.text(),
         }
     }
 }

@@ -222,7 +222,7 @@ pub struct PolicyRule {
     /// Queues; default: all.
     #[serde(default, deserialize_with = "units::queues")]
     pub queues: Option<RangeInclusive<u32>>,
-    /// Kinds of memory; default: `["memfd"]`.
+    /// Kinds of memory; default: `["memfd"]`. `"*"` is all but `pci`, which is named, or a BAR of it.
     pub kinds: Option<Vec<String>>,
     /// Bytes that all attachments of one user may have together; default 256 MiB.
     #[serde(default, deserialize_with = "units::bytes")]

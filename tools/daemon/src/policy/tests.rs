@@ -188,3 +188,29 @@ fn names_are_short_and_plain() {
         assert!(check_name(wrong).is_err(), "{wrong:?}");
     }
 }
+
+#[test]
+fn memory_of_a_device_is_allowed_by_name() {
+    let user = peer(1000, &[]);
+    let ask = Ask {
+        kind: "pci:0000:03:00.0/2",
+        ..ask()
+    };
+    let allowed = |kinds: &str| {
+        policy(&format!("{RULE}kinds = [{kinds}]\n"))
+            .may_attach(&user, &ask, Usage::default())
+            .map_err(|denied| denied.to_string())
+    };
+    for kinds in ["\"pci\"", "\"memfd\", \"pci:0000:03:00.0/2\""] {
+        allowed(kinds).expect(kinds);
+    }
+    for kinds in ["\"*\"", "\"dmabuf\", \"client\"", "\"pci:0000:03:00.0/0\""] {
+        let denied = allowed(kinds).expect_err(kinds);
+        let line = "kinds = [\"pci:0000:03:00.0/2\"]";
+        assert!(denied.contains(line), "the rule to write: {denied}");
+    }
+    for wrong in ["\"pci:03:00.0/2\"", "\"pci:0000:03:00.0\"", "\"memfd:1\""] {
+        let text = format!("{RULE}kinds = [{wrong}]\n");
+        assert!(crate::Config::parse(&text).is_err(), "{wrong}");
+    }
+}

@@ -640,3 +640,31 @@ fn a_nic_that_fails_is_let_go_of_after_its_queues() {
     registry.sweep();
     registry.shut_down();
 }
+
+#[test]
+fn a_bar_is_one_attachments_memory() {
+    let (wire, mut registry) = registry(2, "");
+    let bar = |memory: &str| AttachRequest {
+        memory: memory.into(),
+        ..request("b", 1)
+    };
+    attach(&mut registry, &request("a", 0)).unwrap();
+    // There is no device here to make it of.
+    registry.attachments.get_mut("a").unwrap().memory = "pci:0000:ff:1f.7/2".into();
+    wire.take_log();
+    let busy = "memory of the attachment \"a\" of uid 0";
+    for word in ["pci:0000:ff:1f.7/2", "pci:ff:1f.7/2"] {
+        refused(&mut registry, &bar(word), FailureCode::Busy, busy);
+    }
+    let invalid = FailureCode::Invalid;
+    refused(&mut registry, &bar("pci:ff:1f.7"), invalid, "names no BAR");
+    // Another BAR of it is free, but there is no such function.
+    refused(
+        &mut registry,
+        &bar("pci:0000:ff:1f.7/0"),
+        FailureCode::NotFound,
+        "0000:ff:1f.7",
+    );
+    assert!(wire.take_log().is_empty(), "no queue was opened for it");
+    registry.shut_down();
+}
