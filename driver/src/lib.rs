@@ -2,13 +2,14 @@
 //!
 //! A [`Nic`] opens receive queues and steers flows to them; an [`RxQueue`] is polled for a batch of packets and refilled from a
 //! page pool. What packets look like ([`packet`]) and which of them a flow rule takes ([`flow`]) is the same for every NIC.
-//! The NICs: [`afxdp`] (queues of a NIC that Linux drives). How to own one: [`vfio`].
+//! The NICs: [`afxdp`] (queues of a NIC that Linux drives), [`igb`] (owned as a whole). How to own one: [`vfio`].
 
 pub mod afxdp;
 mod chunk;
 pub mod device;
 mod error;
 pub mod flow;
+pub mod igb;
 mod nic;
 pub mod packet;
 mod queue;

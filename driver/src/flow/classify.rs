@@ -82,6 +82,30 @@ impl Classifier {
         self.rules.first().map_or(NO_FLOW, |(id, _)| *id)
     }
 
+    /// The rule that takes every packet before any other is asked, if there is one. For a NIC that filters nothing itself: there the
+    /// headers decide even where the rule is the only one.
+    #[inline]
+    pub(crate) fn takes_all(&self) -> Option<u16> {
+        self.rules
+            .first()
+            .filter(|(_, rule)| rule.is_any())
+            .map(|(id, _)| *id)
+    }
+
+    /// The first rule that takes a packet of which nothing is known; [`NO_FLOW`] if none.
+    #[inline]
+    pub(crate) fn any(&self) -> u16 {
+        let any = self.rules.iter().find(|(_, rule)| rule.is_any());
+        any.map_or(NO_FLOW, |(id, _)| *id)
+    }
+
+    /// The first rule that takes a packet with these headers, whatever brought it; [`NO_FLOW`] if none.
+    #[inline]
+    pub(crate) fn find(&self, key: &PacketKey) -> u16 {
+        let rule = self.rules.iter().find(|(_, rule)| rule.matches(key));
+        rule.map_or(NO_FLOW, |(id, _)| *id)
+    }
+
     /// The first rule that takes a packet with these headers.
     #[inline]
     pub(crate) fn classify(&self, key: &PacketKey) -> u16 {

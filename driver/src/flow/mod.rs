@@ -46,6 +46,7 @@ use crate::packet::{PacketKey, ether_type};
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct FlowRule {
+    dst_mac: Option<[u8; 6]>,
     vlan: Option<u16>,
     inner_vlan: Option<u16>,
     ether_type: Option<u16>,
@@ -64,6 +65,7 @@ fn holds<A, B: Copy>(asked: Option<A>, found: Option<B>, test: impl FnOnce(A, B)
 impl FlowRule {
     /// The rule `any`.
     pub const ANY: Self = Self {
+        dst_mac: None,
         vlan: None,
         inner_vlan: None,
         ether_type: None,
@@ -78,7 +80,8 @@ impl FlowRule {
     #[inline]
     #[must_use]
     pub fn matches(&self, key: &PacketKey) -> bool {
-        holds(self.vlan, key.vlans[0], |a, b| a == b)
+        holds(self.dst_mac, key.dst_mac, |a, b| a == b)
+            && holds(self.vlan, key.vlans[0], |a, b| a == b)
             && holds(self.inner_vlan, key.vlans[1], |a, b| a == b)
             && holds(self.ether_type, key.ether_type, |a, b| a == b)
             && holds(self.protocol, key.protocol, |a, b| a == b)
@@ -94,6 +97,12 @@ impl FlowRule {
                 }) && holds(self.dst_port, key.dst_port, |range, port| {
                     range.contains(port)
                 }))
+    }
+
+    /// The Ethernet destination it asks for.
+    #[must_use]
+    pub fn dst_mac(&self) -> Option<[u8; 6]> {
+        self.dst_mac
     }
 
     /// The outer VLAN identifier it asks for.
@@ -174,7 +183,7 @@ impl FlowRule {
     }
 
     /// Whether `kind` is an ether type whose packets have addresses, protocol and ports.
-    fn is_ip(kind: u16) -> bool {
+    pub(crate) fn is_ip(kind: u16) -> bool {
         kind == ether_type::IPV4 || kind == ether_type::IPV6
     }
 }

@@ -10,6 +10,7 @@ fn rule(text: &str) -> FlowRule {
 /// A UDP packet of IPv4, untagged.
 fn udp4() -> PacketKey {
     PacketKey {
+        dst_mac: Some([0x02, 0, 0, 0, 0, 0x10]),
         ether_type: Some(0x0800),
         vlans: [None, None],
         addresses: Some(Addresses::V4 {

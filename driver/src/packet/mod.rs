@@ -109,6 +109,8 @@ pub mod protocol {
 /// What a flow rule can ask of a packet. Absent fields were not in the frame, or lay behind a fault in its headers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct PacketKey {
+    /// The Ethernet destination. None if it was cut off.
+    pub dst_mac: Option<[u8; 6]>,
     /// The ether type behind the VLAN tags; an IEEE 802.3 length below 0x0600. None if it was cut off.
     pub ether_type: Option<u16>,
     /// VLAN identifiers (12 bits), the outer tag first.

@@ -89,7 +89,11 @@ impl Walker<'_> {
     #[inline]
     fn frame(&mut self) -> Result<usize, Stop> {
         let ethernet: &[u8; ETHERNET_HEADER] = self.get(0)?;
-        let mut kind = u16::from_be_bytes([ethernet[12], ethernet[13]]);
+        let (destination, mut kind) = (
+            ethernet.first_chunk().copied(),
+            u16::from_be_bytes([ethernet[12], ethernet[13]]),
+        );
+        self.key.dst_mac = destination;
         let mut at = ETHERNET_HEADER;
         for tag in 0..self.key.vlans.len() {
             if !ether_type::VLAN.contains(&kind) {

@@ -1,0 +1,140 @@
+//! The registers and what reading and writing them does.
+
+use super::{Chip, IgbModel, State};
+use crate::device::Registers;
+use crate::igb::regs::{
+    CTRL, EICS, EIMC, EIMS, ICR, IMC, IMS, MDIC, RAH_VALID, RXDCTL_ENABLE, RxQueueRegs, STATUS,
+    TxQueueRegs, ctrl, icr, mdic, receive_address, status,
+};
+
+/// Registers of the BAR.
+pub(super) const WORDS: usize = 0x2_0000 / 4;
+
+/// PHY control: negotiate again, loop back.
+const RESTART: u32 = 1 << 9;
+const LOOPBACK: u32 = 1 << 14;
+
+impl Registers for Chip {
+    fn read32(&self, offset: u32) -> u32 {
+        assert!(
+            offset.is_multiple_of(4) && (offset as usize) < WORDS * 4,
+            "a register of the BAR, not {offset:#x}"
+        );
+        let mut state = self.state();
+        if state.fault.gone {
+            return u32::MAX;
+        }
+        state.read(offset)
+    }
+
+    fn write32(&self, offset: u32, value: u32) {
+        assert!(
+            offset.is_multiple_of(4) && (offset as usize) < WORDS * 4,
+            "a register of the BAR, not {offset:#x}"
+        );
+        let mut state = self.state();
+        if !state.fault.gone {
+            state.write(offset, value);
+        }
+    }
+}
+
+impl State {
+    /// All registers as after power-on.
+    pub(super) fn reset(&mut self) {
+        self.registers.fill(0);
+        self.causes = 0;
+        self.link = false;
+        self.phy_loopback = false;
+        self.fifo.clear();
+        let [a, b, c, d, e, f] = IgbModel::STATION;
+        let (low, high) = receive_address(0);
+        self.put(low, u32::from_le_bytes([a, b, c, d]));
+        self.put(high, u32::from_le_bytes([e, f, 0, 0]) | RAH_VALID);
+        // Queue 0 is on after a reset, in QEMU and by the datasheet.
+        self.put(RxQueueRegs::of(0).rxdctl(), RXDCTL_ENABLE);
+    }
+
+    fn read(&mut self, offset: u32) -> u32 {
+        let value = self.get(offset);
+        match offset {
+            STATUS => {
+                let mut value = 2 << status::SPEED_SHIFT;
+                if self.link {
+                    value |= status::LU;
+                }
+                if self.get(CTRL) & ctrl::MASTER_DISABLE == 0 {
+                    value |= status::MASTER_ENABLE;
+                }
+                value
+            }
+            // Cleared by reading: causes, statistics, drop counters.
+            ICR | 0x4000..0x4100 => {
+                self.put(offset, 0);
+                value
+            }
+            0xc030..0xc400 if offset % 0x40 == 0x30 => {
+                if self.part.drop_clears {
+                    self.put(offset, 0);
+                }
+                value
+            }
+            EIMC | EICS | IMC => 0,
+            _ => value,
+        }
+    }
+
+    fn write(&mut self, offset: u32, value: u32) {
+        match offset {
+            CTRL if value & ctrl::RST != 0 => self.reset(),
+            STATUS => {}
+            MDIC => self.phy(value),
+            ICR => self.put(ICR, self.get(ICR) & !value),
+            IMS => self.put(IMS, self.get(IMS) | value),
+            IMC => self.put(IMS, self.get(IMS) & !value),
+            EIMS => {
+                self.put(EIMS, self.get(EIMS) | value);
+                self.deliver();
+            }
+            EIMC => self.put(EIMS, self.get(EIMS) & !value),
+            EICS => {
+                self.causes |= value;
+                self.deliver();
+            }
+            0xc028..0xc400 if offset % 0x40 == 0x28 => {
+                let stuck = self.fault.will_not_stop && value & RXDCTL_ENABLE == 0;
+                let kept = if stuck {
+                    self.get(offset) & RXDCTL_ENABLE
+                } else {
+                    0
+                };
+                self.put(offset, value | kept);
+                self.pump();
+            }
+            0xc018..0xc400 if offset % 0x40 == 0x18 => {
+                self.put(offset, value & 0xffff);
+                self.pump();
+            }
+            _ => {
+                self.put(offset, value);
+                if offset == TxQueueRegs::of(0).tdt() {
+                    self.transmit(0);
+                } else if offset == crate::igb::regs::RCTL {
+                    self.pump();
+                }
+            }
+        }
+    }
+
+    /// An access to the PHY, done at once.
+    fn phy(&mut self, value: u32) {
+        if value & mdic::WRITE != 0 && value >> mdic::REGISTER_SHIFT & 0x1f == 0 {
+            self.phy_loopback = value & LOOPBACK != 0;
+            if value & RESTART != 0 || self.phy_loopback {
+                self.link = true;
+                self.raise_other(icr::LSC);
+            }
+        }
+        self.put(MDIC, value | mdic::READY);
+    }
+}

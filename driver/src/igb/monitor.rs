@@ -1,0 +1,116 @@
+//! The monitor: a thread for each NIC that hears of everything but packets.
+//!
+//! It waits for the vector of other causes, for notice from the system, and for a second to pass; then it looks at causes, link and counters. It takes no
+//! lock that a queue or control takes while a queue waits for it.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use super::regs::{STATUS, icr, status};
+use super::shared::{Fault, Shared, Vectors, drain, ring};
+use crate::DriverError;
+use crate::device::Device;
+
+/// How often counters are read, milliseconds.
+const TICK: u16 = 1000;
+
+/// The running thread; it ends when this is dropped.
+#[derive(Debug)]
+pub(super) struct Monitor {
+    quit: OwnedFd,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Monitor {
+    /// Starts watching.
+    pub(super) fn start<D: Device>(
+        shared: Arc<Shared<D>>,
+        vectors: Arc<Vectors>,
+    ) -> Result<Self, DriverError> {
+        let quit: OwnedFd = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
+            .map_err(|error| {
+                DriverError::sys(
+                    "eventfd",
+                    error.into(),
+                    "raise the limit of open files (`ulimit -n`)",
+                )
+            })?
+            .into();
+        let theirs = quit
+            .try_clone()
+            .map_err(|error| DriverError::sys("dup", error, "raise the limit of open files"))?;
+        let thread = std::thread::Builder::new()
+            .name("igb-monitor".to_owned())
+            .spawn(move || watch(&shared, &vectors, &theirs))
+            .map_err(|error| DriverError::sys("clone", error, "raise the limit of threads"))?;
+        Ok(Self {
+            quit,
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Drop for Monitor {
+    fn drop(&mut self) {
+        ring(self.quit.as_fd());
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the monitor of a NIC had panicked; this is a fault in this program");
+        }
+    }
+}
+
+fn watch<D: Device>(shared: &Shared<D>, vectors: &Vectors, quit: &OwnedFd) {
+    let nic = shared.device.address();
+    let mut up = None;
+    loop {
+        let mut fds = vec![
+            PollFd::new(quit.as_fd(), PollFlags::POLLIN),
+            PollFd::new(vectors.other(), PollFlags::POLLIN),
+        ];
+        // Once reported it stays readable: no longer waited for.
+        if let Some(trouble) = shared.device.trouble()
+            && !shared.failed()
+        {
+            fds.push(PollFd::new(trouble, PollFlags::POLLIN));
+        }
+        // An interrupted wait is as good as a tick.
+        let _ = poll(&mut fds, PollTimeout::from(TICK));
+        let readable = |fd: Option<&PollFd<'_>>| fd.is_some_and(|fd| fd.any().unwrap_or(false));
+        if readable(fds.first()) {
+            return;
+        }
+        if readable(fds.get(2)) {
+            tracing::error!(nic, why = shared.device.trouble_text(), "the NIC must end");
+            shared.fail(Fault::Trouble);
+            vectors.wake_all();
+        }
+        drain(vectors.other());
+        let before = shared.failed();
+        let causes = shared.take_causes();
+        if causes & icr::DRSTA != 0 {
+            tracing::warn!(nic, "the NIC was reset by somebody else");
+        }
+        let state = shared.read(STATUS);
+        if state == u32::MAX {
+            if !before {
+                tracing::error!(nic, "the NIC does not answer any more");
+            }
+            shared.fail(Fault::Gone);
+        } else {
+            let now = state & status::LU != 0;
+            if up.replace(now) != Some(now) {
+                tracing::info!(nic, up = now, "link");
+            }
+            shared.collect();
+        }
+        if shared.failed() && !before {
+            vectors.wake_all();
+        }
+    }
+}

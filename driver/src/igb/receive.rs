@@ -1,0 +1,442 @@
+//! The receive path of a queue: from write-backs to batches.
+//!
+//! What the device says of a packet is believed as far as it can be true: lengths within the buffers, an end within [`MAX_PARTS`] chunks. Anything
+//! else costs the packet, which is counted, and never a chunk. Which rule takes a packet is read from its header slot, never from its payload.
+//!
+//! Where the header went (82576 datasheet 7.1.4, 7.1.5.2; QEMU agrees where it models it):
+//!
+//! | DESCTYPE | SPH, HBO | header slot | chunk |
+//! |---|---|---|---|
+//! | 010 split | 1, 0 | HDR_LEN bytes | the rest, PKT_LEN bytes |
+//! | 010 split | 0, - or 1, 1 | nothing | everything |
+//! | 101 always | any | the smaller of HDR_LEN and its size | the rest |
+//! | 001 one buffer | any | nothing | everything |
+//!
+//! In a packet of several descriptors the first has the header, all repeat its length, and only the last one's status counts.
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use arrayvec::ArrayVec;
+use devrx_pool::Pool;
+use devrx_provider::{ChunkIndex, MemoryProvider};
+
+use super::descriptor::{Info, Status};
+use super::ring::Ring;
+use crate::chunk::{NO_FLOW, RxBatch, RxChunk, RxFlags};
+use crate::flow::{Classifier, RuleBoard};
+use crate::packet::{MAX_HEADERS, parse};
+use crate::queue::{HeaderSlots, QueueConfig, Unsplit};
+
+/// The chunks of one packet at most: the longest frame (9728 bytes) in the smallest chunks.
+pub(super) const MAX_PARTS: usize = 10;
+/// How many chunks are taken from the pool at a time.
+const REFILL: usize = 64;
+
+/// What the receive path counts. Packets, if not said otherwise.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Counts {
+    pub received: u64,
+    pub bytes: u64,
+    pub bad_descriptor: u64,
+    pub incomplete: u64,
+    pub unsplit_drops: u64,
+    pub unwanted: u64,
+    pub errors: u64,
+    pub unsplit: u64,
+    pub refused_chunks: u64,
+}
+
+impl Counts {
+    /// Packets that the device put into this queue and that are dealt with.
+    pub(super) const fn arrived(&self) -> u64 {
+        self.received
+            + self.bad_descriptor
+            + self.incomplete
+            + self.unsplit_drops
+            + self.unwanted
+            + self.errors
+    }
+}
+
+/// How headers come.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Split {
+    /// Not: DESCTYPE 001.
+    No,
+    /// Where the device knows the headers: DESCTYPE 010.
+    Headers,
+    /// The slot is always used: DESCTYPE 101.
+    Always,
+}
+
+impl Split {
+    /// What a configuration asks for.
+    pub(super) const fn of(config: &QueueConfig) -> Self {
+        match (config.split, config.unsplit) {
+            (false, _) => Self::No,
+            (true, Unsplit::Header) => Self::Always,
+            (true, _) => Self::Headers,
+        }
+    }
+}
+
+/// A chunk of a packet, and how much of it.
+#[derive(Clone, Copy, Debug)]
+struct Part {
+    chunk: u32,
+    length: u16,
+}
+
+/// The receive path.
+#[derive(Debug)]
+pub(super) struct Receive {
+    pub(super) ring: Ring,
+    /// The chunks of a packet whose end has not arrived, or for which the batch had no room.
+    partial: ArrayVec<Part, MAX_PARTS>,
+    /// The first word of the packet's first descriptor.
+    partial_info: u64,
+    /// The rest of a packet is thrown away.
+    discard: bool,
+    /// Chunks of dropped packets, to be posted again. Never longer than the ring.
+    returned: Vec<u32>,
+    classifier: Classifier,
+    headers: HeaderSlots,
+    split: Split,
+    drop_unsplit: bool,
+    strip_vlan: bool,
+    chunk_size: u16,
+    slot_size: u16,
+    stopped: bool,
+    /// The header in hand, ours alone.
+    look: Box<[u8; MAX_HEADERS]>,
+    counts: Counts,
+    /// Keeps the share.
+    _provider: Arc<dyn MemoryProvider>,
+}
+
+impl Receive {
+    /// `config` has been checked, and `ring` made by it.
+    pub(super) fn new(
+        ring: Ring,
+        config: QueueConfig,
+        board: Arc<RuleBoard>,
+        strip_vlan: bool,
+    ) -> Self {
+        let split = Split::of(&config);
+        Self {
+            returned: Vec::with_capacity(ring.capacity() as usize + MAX_PARTS),
+            ring,
+            partial: ArrayVec::new(),
+            partial_info: 0,
+            discard: false,
+            classifier: Classifier::new(board),
+            split,
+            drop_unsplit: config.unsplit == Unsplit::Drop && config.split,
+            strip_vlan,
+            // Both checked with the configuration: at most 16 KiB and 960.
+            chunk_size: config.provider.region().chunk_size() as u16,
+            slot_size: config.headers.slot_size as u16,
+            headers: config.headers,
+            stopped: false,
+            look: Box::new([0; MAX_HEADERS]),
+            counts: Counts::default(),
+            _provider: config.provider,
+        }
+    }
+
+    pub(super) const fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// Chunks posted, or with a packet that is not delivered yet, or to be posted again.
+    pub(super) fn held(&self) -> u32 {
+        self.ring.posted() + (self.partial.len() + self.returned.len()) as u32
+    }
+
+    /// See [`RxQueue::poll`](crate::RxQueue::poll).
+    #[inline]
+    pub(super) fn poll(&mut self, out: &mut RxBatch) -> usize {
+        self.classifier.look();
+        let Some(mut status) = self.ring.done() else {
+            self.end_partial();
+            return 0;
+        };
+        let before = out.len();
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_nanos() as u64);
+        let takes_all = self.classifier.takes_all();
+        // Ends: nothing is posted meanwhile, and every turn takes one descriptor out.
+        loop {
+            let plain = status.0 & (Status::EOP | Status::RXE | Status::HBO) == Status::EOP;
+            let (info, chunk) = self.ring.info();
+            let info = Info(info);
+            let room = out.remaining_capacity();
+            if room == 0 {
+                break;
+            }
+            if plain
+                && info.split()
+                && let Some(flow) = takes_all
+                && self.split != Split::No
+                && self.partial.is_empty()
+                && !self.discard
+                && status.length() <= self.chunk_size
+                && info.header_length() <= self.slot_size
+            {
+                // Nearly every packet: one chunk, header split off, nothing to look up.
+                self.counts.received += 1;
+                self.counts.bytes += u64::from(info.header_length()) + u64::from(status.length());
+                out.push(RxChunk {
+                    chunk: ChunkIndex(chunk),
+                    offset: 0,
+                    length: status.length(),
+                    header_length: info.header_length(),
+                    vlan: status.vlan(),
+                    rss_hash: info.hash(),
+                    flags: self.flags(info, status) | RxFlags::SPLIT,
+                    flow,
+                    timestamp: now,
+                });
+            } else if !self.other(status, info, chunk, takes_all, now, out) {
+                break;
+            }
+            self.ring.advance();
+            match self.ring.done() {
+                Some(next) => status = next,
+                None => break,
+            }
+        }
+        out.len() - before
+    }
+
+    /// A descriptor that is not the simplest case. False, and nothing is done, when the batch has no room for the packet it ends.
+    #[inline(never)]
+    fn other(
+        &mut self,
+        status: Status,
+        info: Info,
+        chunk: u32,
+        takes_all: Option<u16>,
+        now: u64,
+        out: &mut RxBatch,
+    ) -> bool {
+        let last = status.has(Status::EOP);
+        if last && !self.discard && self.partial.len() + 1 > out.remaining_capacity() {
+            return false;
+        }
+        if self.discard {
+            self.returned.push(chunk);
+        } else {
+            if self.partial.is_empty() {
+                self.partial_info = info.0;
+            }
+            let part = Part {
+                chunk,
+                length: status.length(),
+            };
+            // In the middle of a packet every chunk is full, at its end it may be empty only behind a header.
+            let credible =
+                status.length() <= self.chunk_size && (last || status.length() == self.chunk_size);
+            if !credible || self.partial.try_push(part).is_err() {
+                self.discard = true;
+                self.returned.push(chunk);
+                self.give_back();
+            }
+        }
+        if last {
+            if std::mem::take(&mut self.discard) {
+                self.counts.bad_descriptor += 1;
+            } else if let Err(count) = self.packet(status, takes_all, now, out) {
+                *count(&mut self.counts) += 1;
+                self.give_back();
+            }
+            self.partial.clear();
+        }
+        true
+    }
+
+    /// The packet in `partial` is whole. `Err` with the counter if it is to be dropped.
+    fn packet(
+        &mut self,
+        status: Status,
+        takes_all: Option<u16>,
+        now: u64,
+        out: &mut RxBatch,
+    ) -> Result<(), fn(&mut Counts) -> &mut u64> {
+        let info = Info(self.partial_info);
+        if status.has(Status::RXE) {
+            return Err(|counts| &mut counts.errors);
+        }
+        let overflow = status.has(Status::HBO);
+        let (header, split) = match self.split {
+            Split::No => (0, false),
+            Split::Headers if info.split() && !overflow => (info.header_length(), true),
+            Split::Headers => (0, false),
+            Split::Always if overflow => (info.header_length().min(self.slot_size), false),
+            Split::Always => (info.header_length(), info.split()),
+        };
+        let payload: usize = self
+            .partial
+            .iter()
+            .map(|part| usize::from(part.length))
+            .sum();
+        let frame = usize::from(header) + payload;
+        let first = match self.partial.first() {
+            Some(&first) if header <= self.slot_size && frame > 0 => first,
+            _ => return Err(|counts| &mut counts.bad_descriptor),
+        };
+        if self.drop_unsplit && !split {
+            return Err(|counts| &mut counts.unsplit_drops);
+        }
+        let flow = match takes_all {
+            Some(flow) => flow,
+            None if header == 0 => match self.classifier.any() {
+                NO_FLOW if self.split == Split::No => return Err(|counts| &mut counts.unwanted),
+                NO_FLOW => return Err(|counts| &mut counts.unsplit_drops),
+                flow => flow,
+            },
+            None => match self.flow_of(first.chunk, usize::from(header), frame) {
+                NO_FLOW => return Err(|counts| &mut counts.unwanted),
+                flow => flow,
+            },
+        };
+        self.counts.received += 1;
+        self.counts.bytes += frame as u64;
+        self.counts.unsplit += u64::from(!split && self.split != Split::No);
+        let mut flags = self.flags(info, status);
+        flags.set(RxFlags::SPLIT, header > 0);
+        let parts = self.partial.len();
+        flags.set(RxFlags::MORE, parts > 1);
+        let head = RxChunk {
+            chunk: ChunkIndex(first.chunk),
+            offset: 0,
+            length: first.length,
+            header_length: header,
+            vlan: status.vlan(),
+            rss_hash: info.hash(),
+            flags,
+            flow,
+            timestamp: now,
+        };
+        out.push(head);
+        for (at, part) in self.partial.iter().enumerate().skip(1) {
+            let mut flags = RxFlags::empty();
+            flags.set(RxFlags::MORE, at + 1 < parts);
+            out.push(RxChunk {
+                chunk: ChunkIndex(part.chunk),
+                length: part.length,
+                header_length: 0,
+                vlan: 0,
+                rss_hash: 0,
+                flags,
+                timestamp: 0,
+                ..head
+            });
+        }
+        Ok(())
+    }
+
+    /// What a packet's last descriptor says of checksums, tag and hash.
+    #[inline(always)]
+    fn flags(&self, info: Info, status: Status) -> RxFlags {
+        let mut flags = RxFlags::TIMESTAMP_SW;
+        if status.has(Status::L4E | Status::IPE) {
+            flags |= RxFlags::CSUM_BAD;
+        } else if status.has(Status::L4CS) {
+            flags |= RxFlags::CSUM_GOOD;
+        }
+        if info.hash_type() != 0 {
+            flags |= RxFlags::HASH;
+        }
+        if self.strip_vlan && status.has(Status::VP) {
+            flags |= RxFlags::VLAN;
+        }
+        flags
+    }
+
+    /// The first rule that takes the packet, by its header slot, copied once.
+    fn flow_of(&mut self, chunk: u32, header: usize, frame: usize) -> u16 {
+        let slot = self.headers.offset_of(ChunkIndex(chunk));
+        let Some(look) = self.look.get_mut(..header) else {
+            return NO_FLOW;
+        };
+        if !slot.is_some_and(|slot| self.headers.memory.copy_out(slot, look)) {
+            return NO_FLOW;
+        }
+        self.classifier.find(&parse(look, frame).key)
+    }
+
+    /// The chunks of the packet in hand will be posted again.
+    #[cold]
+    fn give_back(&mut self) {
+        self.returned
+            .extend(self.partial.drain(..).map(|part| part.chunk));
+    }
+
+    /// Nothing more will come of a packet whose end is missing, once the device has stopped.
+    #[cold]
+    fn end_partial(&mut self) {
+        if !self.stopped || (self.partial.is_empty() && !self.discard) {
+            return;
+        }
+        self.give_back();
+        if std::mem::take(&mut self.discard) {
+            self.counts.bad_descriptor += 1;
+        } else {
+            self.counts.incomplete += 1;
+        }
+    }
+
+    /// Posts as many chunks as fit; the caller tells the device, if it were any.
+    #[inline]
+    pub(super) fn refill(&mut self, pool: &mut Pool) -> u32 {
+        if self.stopped {
+            return 0;
+        }
+        let start = self.ring.posted();
+        while self.ring.posted() < self.ring.capacity()
+            && let Some(chunk) = self.returned.pop()
+        {
+            self.ring.post(chunk);
+        }
+        loop {
+            let want = self.ring.capacity().saturating_sub(self.held()) as usize;
+            let want = want.min(REFILL);
+            if want == 0 {
+                break;
+            }
+            let mut batch = [ChunkIndex(0); REFILL];
+            let got = pool.take(&mut batch[..want]);
+            for &ChunkIndex(chunk) in &batch[..got] {
+                if self.ring.buffers().has(chunk) {
+                    self.ring.post(chunk);
+                } else {
+                    self.counts.refused_chunks += 1;
+                }
+            }
+            if got < want {
+                break;
+            }
+        }
+        self.ring.posted() - start
+    }
+
+    /// Reception has ended, the device writes no more.
+    pub(super) const fn end(&mut self) {
+        self.stopped = true;
+    }
+
+    /// Gives every chunk to the pool. Only after [`end`](Self::end).
+    pub(super) fn reclaim(&mut self, pool: &mut Pool) {
+        if !self.stopped {
+            return;
+        }
+        self.give_back();
+        self.ring.drain(|chunk| pool.recycle(ChunkIndex(chunk)));
+        for chunk in self.returned.drain(..) {
+            pool.recycle(ChunkIndex(chunk));
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! What the NIC, its queues and its monitor share.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::parts::Part;
+use super::regs::{ICR, icr};
+use super::statistics::Totals;
+use crate::device::{Device, Registers};
+
+/// Why a NIC can receive no more.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(u32)]
+pub(super) enum Fault {
+    /// The system reported an error, or wants the device back.
+    Trouble = 1,
+    /// Its registers read all ones.
+    Gone,
+    /// Its memory failed.
+    Fatal,
+}
+
+const TROUBLE: &str = "the system reported an error of the NIC that cannot be corrected, or wants the NIC back; the daemon's log says which; \
+                       detach, then bind the NIC again";
+const GONE: &str = "the NIC does not answer any more (its registers read all ones): it was pulled, lost power, or its memory decoding was turned off; \
+                    detach, then bind the NIC again";
+const FATAL: &str =
+    "the NIC reported an error in its own memory; detach and attach again, which resets it";
+const RESET: &str = "the NIC was reset because one of its queues did not stop; attach again";
+
+/// Shared by control, queues and monitor.
+pub(super) struct Shared<D: Device> {
+    pub(super) device: Arc<D>,
+    pub(super) registers: Arc<D::Registers>,
+    pub(super) part: &'static Part,
+    /// Held while registers that several parties use are changed. The monitor never takes it.
+    control: Mutex<()>,
+    /// Function resets so far. A queue of an earlier epoch has ended.
+    pub(super) epoch: AtomicU32,
+    /// A [`Fault`], or 0.
+    fault: AtomicU32,
+    /// How often the device said that packets were lost.
+    pub(super) overruns: AtomicU64,
+    /// Packets that came to each queue since the NIC was opened.
+    pub(super) arrived: Box<[AtomicU64]>,
+    pub(super) totals: Mutex<Totals>,
+}
+
+impl<D: Device> Shared<D> {
+    pub(super) fn new(device: Arc<D>, part: &'static Part, queues: u32) -> Self {
+        Self {
+            registers: device.registers(),
+            device,
+            part,
+            control: Mutex::new(()),
+            epoch: AtomicU32::new(0),
+            fault: AtomicU32::new(0),
+            overruns: AtomicU64::new(0),
+            arrived: (0..queues).map(|_| AtomicU64::new(0)).collect(),
+            totals: Mutex::default(),
+        }
+    }
+
+    /// Whoever changes shared registers holds this.
+    pub(super) fn control(&self) -> MutexGuard<'_, ()> {
+        self.control.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    #[inline]
+    pub(super) fn read(&self, offset: u32) -> u32 {
+        self.registers.read32(offset)
+    }
+
+    /// Writes a register off the packet path.
+    pub(super) fn write(&self, offset: u32, value: u32) {
+        tracing::trace!(
+            offset = format_args!("{offset:#06x}"),
+            value = format_args!("{value:#010x}"),
+            "write"
+        );
+        self.registers.write32(offset, value);
+    }
+
+    /// From now on every queue reports `fault`; the first stays.
+    pub(super) fn fail(&self, fault: Fault) {
+        let _ = self
+            .fault
+            .compare_exchange(0, fault as u32, Ordering::Release, Ordering::Relaxed);
+    }
+
+    pub(super) fn failed(&self) -> bool {
+        self.fault.load(Ordering::Relaxed) != 0
+    }
+
+    /// A function reset that succeeded clears what went before it.
+    pub(super) fn forgive(&self) {
+        self.fault.store(0, Ordering::Release);
+    }
+
+    /// Why a queue opened in `epoch` can receive no more.
+    #[inline]
+    pub(super) fn fault_of(&self, epoch: u32) -> Option<&'static str> {
+        match self.fault.load(Ordering::Relaxed) {
+            0 if self.epoch.load(Ordering::Relaxed) == epoch => None,
+            0 => Some(RESET),
+            code if code == Fault::Gone as u32 => Some(GONE),
+            code if code == Fault::Fatal as u32 => Some(FATAL),
+            _ => Some(TROUBLE),
+        }
+    }
+
+    /// Reads and clears the interrupt causes, and keeps what they say. Queues and monitor may both do so at any time: each cause is read by
+    /// one of them.
+    pub(super) fn take_causes(&self) -> u32 {
+        let causes = self.read(ICR);
+        if causes == u32::MAX {
+            // The device is gone; the monitor finds out.
+            return 0;
+        }
+        if causes != 0 {
+            // QEMU does not clear by reading in every mode; a cause that stays set raises no further interrupt.
+            self.registers.write32(ICR, causes);
+        }
+        if causes & icr::RXO != 0 {
+            self.overruns.fetch_add(1, Ordering::Relaxed);
+        }
+        if causes & icr::FER != 0 {
+            self.fail(Fault::Fatal);
+        }
+        causes
+    }
+}
+
+impl<D: Device> std::fmt::Debug for Shared<D> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared")
+            .field("part", &self.part.name)
+            .field("epoch", &self.epoch)
+            .field("fault", &self.fault)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The eventfds of the device's vectors: one for each queue, the last for everything else.
+#[derive(Debug)]
+pub(super) struct Vectors(Vec<OwnedFd>);
+
+impl Vectors {
+    /// `fds`: at least two.
+    pub(super) const fn new(fds: Vec<OwnedFd>) -> Self {
+        Self(fds)
+    }
+
+    /// Queue `index`'s.
+    pub(super) fn queue(&self, index: u32) -> BorrowedFd<'_> {
+        self.0[index as usize].as_fd()
+    }
+
+    /// That of everything else.
+    pub(super) fn other(&self) -> BorrowedFd<'_> {
+        self.0[self.0.len() - 1].as_fd()
+    }
+
+    /// Makes every queue's readable, so that whoever sleeps looks at [`RxQueue::fault`](crate::RxQueue::fault).
+    pub(super) fn wake_all(&self) {
+        for fd in &self.0[..self.0.len() - 1] {
+            ring(fd.as_fd());
+        }
+    }
+}
+
+/// Makes an eventfd readable.
+pub(super) fn ring(fd: BorrowedFd<'_>) {
+    // Full is readable too.
+    let _ = nix::unistd::write(fd, &1_u64.to_ne_bytes());
+}
+
+/// Makes an eventfd unreadable.
+pub(super) fn drain(fd: BorrowedFd<'_>) {
+    let mut count = [0; 8];
+    let _ = nix::unistd::read(fd, &mut count);
+}

@@ -1,0 +1,66 @@
+//! Statistics registers: 32 bits wide and cleared by reading, so they are read every second and added up here. At one gigabit a counter
+//! of bytes would overflow after 34 s (the pair GORC is 64 bits wide), one of packets after 48 minutes.
+
+use std::collections::BTreeMap;
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+
+use super::regs::statistics as reg;
+use super::shared::Shared;
+use crate::NicStatistics;
+use crate::device::Device;
+
+/// What drops are called, and the register that counts each.
+const DROPS: [(&str, u32); 8] = [
+    ("missed", reg::MPC),
+    ("crc_error", reg::CRCERRS),
+    ("receive_error", reg::RXERRC),
+    ("length_error", reg::RLEC),
+    ("undersize", reg::RUC),
+    ("fragment", reg::RFC),
+    ("oversize", reg::ROC),
+    ("jabber", reg::RJC),
+];
+
+/// What the registers have counted since the NIC was opened.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Totals {
+    packets: u64,
+    bytes: u64,
+    no_buffer: u64,
+    drops: [u64; DROPS.len()],
+}
+
+impl<D: Device> Shared<D> {
+    /// Adds up what the registers have counted since the last time.
+    pub(super) fn collect(&self) -> Totals {
+        // All ones: the device is gone.
+        let count = |offset| match self.read(offset) {
+            u32::MAX => 0,
+            value => u64::from(value),
+        };
+        let mut totals = self.totals.lock().unwrap_or_else(PoisonError::into_inner);
+        totals.packets += count(reg::GPRC);
+        // Low first: reading the high half clears both.
+        totals.bytes += count(reg::GORCL) | count(reg::GORCH) << 32;
+        totals.no_buffer += count(reg::RNBC);
+        for (total, (_, offset)) in totals.drops.iter_mut().zip(DROPS) {
+            *total += count(offset);
+        }
+        *totals
+    }
+
+    /// The counters as a NIC shows them.
+    pub(super) fn statistics(&self) -> NicStatistics {
+        let totals = self.collect();
+        let drops = DROPS.iter().zip(totals.drops);
+        NicStatistics {
+            packets: totals.packets,
+            bytes: totals.bytes,
+            drops: drops
+                .map(|((name, _), count)| ((*name).to_owned(), count))
+                .collect::<BTreeMap<_, _>>(),
+            exact: self.overruns.load(Ordering::Relaxed) == 0,
+        }
+    }
+}
