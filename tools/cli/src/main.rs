@@ -12,6 +12,7 @@ mod capture;
 mod commands;
 mod demo;
 mod doctor;
+mod functions;
 mod namespace;
 mod pace;
 mod progress;

@@ -105,6 +105,8 @@ fn every_form_of_the_design_is_understood() {
     for line in [
         "doctor --help",
         "nic list --help",
+        "nic bind 0000:03:00.0 --force --help",
+        "nic unbind 0000:03:00.0 --help",
         "run --nic afxdp:eth0 --nic vfio:0000:03:00.0 --config f.toml --socket s --help",
         "attach --name a --nic eth0 --queue 0-3 --memory memfd --size 64M --chunk 4096 --flow any --flow udp,dst-port=5000 --help",
         "detach a --help",
@@ -172,8 +174,12 @@ fn wrong_lines_are_refused_with_what_was_wrong() {
         ),
         ("recv a --timeout=-1", "timeout"),
         ("demo --pcap /nonexistent.pcap", "/nonexistent.pcap"),
-        ("nic bind 0000:01:00.0", "not built yet: VFIO"),
-        ("nic unbind 0000:01:00.0", "not built yet: VFIO"),
+        ("nic bind", "<PCI>"),
+        ("nic bind eth0", "domain:bus:device.function"),
+        ("nic bind 0000:ff:1f.7", "no PCI function"),
+        ("nic bind --force 0000:ff:1f.7", "devrx nic list"),
+        ("nic unbind ff:1f.7", "0000:ff:1f.7"),
+        ("nic unbind --force ff:1f.7", "--force"),
         ("bench", "cargo xtask bench"),
         ("doctor --log =x=", "--log"),
     ] {
@@ -221,6 +227,32 @@ fn doctor_prints_a_fix_for_every_no() {
     }
     assert_eq!(report["ok"].as_bool().unwrap(), possible);
     assert!(report["interfaces"].is_array());
+    let vfio: Vec<&str> = checks
+        .iter()
+        .filter(|check| check["required_by_vfio"] == true)
+        .map(|check| check["name"].as_str().unwrap())
+        .collect();
+    for name in ["kernel", "memlock", "iommu", "vfio_pci", "vfio"] {
+        assert!(vfio.contains(&name), "{name} is not among {vfio:?}");
+    }
+    let groups = std::fs::read_dir("/sys/kernel/iommu_groups")
+        .is_ok_and(|mut entries| entries.next().is_some());
+    let iommu = checks
+        .iter()
+        .find(|check| check["name"] == "iommu")
+        .unwrap();
+    assert_eq!(iommu["ok"], groups);
+    // Every network controller that the kernel shows, and no other function.
+    let network = std::fs::read_dir("/sys/bus/pci/devices").map_or(0, |entries| {
+        entries
+            .flatten()
+            .filter(|entry| {
+                std::fs::read_to_string(entry.path().join("class"))
+                    .is_ok_and(|class| class.starts_with("0x02"))
+            })
+            .count()
+    });
+    assert_eq!(report["functions"].as_array().unwrap().len(), network);
 }
 
 /// A daemon in a network namespace of its own; it ends when its standard input does.

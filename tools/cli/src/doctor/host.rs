@@ -3,9 +3,10 @@
 use std::io;
 use std::path::Path;
 
+use devrx_driver::vfio::Sysfs;
 use nix::sys::resource::{Resource, getrlimit};
 
-use super::Check;
+use super::{Check, Needed};
 use crate::namespace::Namespace;
 use crate::sys;
 
@@ -22,52 +23,27 @@ const MEMBARRIER_GLOBAL: u32 = 1;
 /// Locked memory that a small region needs.
 const SOME_MEMORY: u64 = 64 << 20;
 
-type Outcome = Result<String, (String, String)>;
+/// What was found; where it is not as it should be, with the fix.
+pub type Outcome = Result<String, (String, String)>;
 
 /// Every check of the machine.
 pub fn checks() -> Vec<Check> {
     vec![
-        Check::new("kernel", true, kernel()),
-        Check::new("privileges", true, privileges()),
-        Check::new("af_xdp", true, af_xdp()),
+        Check::new("kernel", Needed::Both, kernel()),
+        Check::new("privileges", Needed::AfXdp, privileges()),
+        Check::new("af_xdp", Needed::AfXdp, af_xdp()),
         Check::new(
             "xdp_program",
-            true,
+            Needed::AfXdp,
             probe("an XDP program loads", sys::probe_xdp_program().map(drop)),
         ),
-        Check::new("bpf_link", true, bpf_link()),
-        Check::new("memlock", true, memlock()),
-        Check::new("membarrier", true, membarrier()),
-        Check::new("multi_buffer", false, multi_buffer()),
-        Check::new("ip", false, ip()),
-        Check::new("hugepages", false, hugepages()),
-        Check::new(
-            "udmabuf",
-            false,
-            device(
-                "/dev/udmabuf",
-                "memory can be shared as a dma-buf",
-                "modprobe udmabuf (CONFIG_UDMABUF); only `--memory udmabuf` needs it",
-            ),
-        ),
-        Check::new(
-            "vfio",
-            false,
-            device(
-                "/dev/vfio/vfio",
-                "NICs can be driven from user space once that is built",
-                "modprobe vfio-pci, with an IOMMU switched on (intel_iommu=on); AF_XDP does not need it",
-            ),
-        ),
-        Check::new(
-            "iommufd",
-            false,
-            device(
-                "/dev/iommu",
-                "the newer way to an IOMMU is there",
-                "a kernel with CONFIG_IOMMUFD; AF_XDP does not need it, and VFIO works without",
-            ),
-        ),
+        Check::new("bpf_link", Needed::AfXdp, bpf_link()),
+        Check::new("memlock", Needed::Both, memlock()),
+        Check::new("membarrier", Needed::AfXdp, membarrier()),
+        Check::new("multi_buffer", Needed::Nothing, multi_buffer()),
+        Check::new("ip", Needed::Nothing, ip()),
+        Check::new("hugepages", Needed::Nothing, hugepages()),
+        Check::new("udmabuf", Needed::Nothing, udmabuf()),
     ]
 }
 
@@ -253,10 +229,19 @@ fn hugepages() -> Outcome {
     }
 }
 
-fn device(path: &str, good: &str, fix: &str) -> Outcome {
-    if Path::new(path).exists() {
-        Ok(format!("{path}: {good}"))
-    } else {
-        Err((format!("{path} is not there"), fix.into()))
+fn udmabuf() -> Outcome {
+    if !Path::new("/dev/udmabuf").exists() {
+        return Err((
+            "/dev/udmabuf is not there".into(),
+            "modprobe udmabuf (CONFIG_UDMABUF); only `--memory udmabuf` needs it".into(),
+        ));
     }
+    let sysfs = Sysfs::default();
+    let limit = |name| sysfs.module_parameter("udmabuf", name);
+    Ok(match limit("size_limit_mb") {
+        Some(size) => {
+            format!("/dev/udmabuf: memory can be shared as dma-bufs of up to {size} MiB each")
+        }
+        None => "/dev/udmabuf: memory can be shared as a dma-buf".into(),
+    })
 }

@@ -2,9 +2,12 @@
 
 mod host;
 mod interfaces;
+mod vfio;
 
 use anyhow::{Result, bail};
 use serde::Serialize;
+
+use crate::functions::{self, Function};
 
 pub use interfaces::{Interface, list as interfaces};
 
@@ -15,12 +18,27 @@ pub struct Check {
     pub name: &'static str,
     /// Whether it is as it should be.
     pub ok: bool,
-    /// Whether receiving through AF_XDP needs it. What is not needed brings a feature.
+    /// Whether receiving through AF_XDP needs it. What neither way needs brings a feature.
     pub required: bool,
+    /// Whether owning a NIC through VFIO needs it.
+    pub required_by_vfio: bool,
     /// What was found.
     pub found: String,
     /// What to do where it is not ok; empty where it is.
     pub fix: String,
+}
+
+/// What needs a thing.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Needed {
+    /// Receiving through AF_XDP.
+    AfXdp,
+    /// Owning a NIC through VFIO.
+    Vfio,
+    /// Either way.
+    Both,
+    /// Some feature only.
+    Nothing,
 }
 
 /// The whole answer.
@@ -28,29 +46,29 @@ pub struct Check {
 pub struct Report {
     /// Whether receiving through AF_XDP can work here.
     pub ok: bool,
+    /// Whether a NIC can be owned through VFIO here, if there is one that devrx drives.
+    pub vfio_ok: bool,
     /// The machine.
     pub checks: Vec<Check>,
     /// Its network interfaces.
     pub interfaces: Vec<Interface>,
+    /// Its network controllers on the PCI buses.
+    pub functions: Vec<Function>,
 }
 
 impl Check {
-    fn new(name: &'static str, required: bool, outcome: Result<String, (String, String)>) -> Self {
-        match outcome {
-            Ok(found) => Self {
-                name,
-                ok: true,
-                required,
-                found,
-                fix: String::new(),
-            },
-            Err((found, fix)) => Self {
-                name,
-                ok: false,
-                required,
-                found,
-                fix,
-            },
+    fn new(name: &'static str, needed: Needed, outcome: host::Outcome) -> Self {
+        let (ok, found, fix) = match outcome {
+            Ok(found) => (true, found, String::new()),
+            Err((found, fix)) => (false, found, fix),
+        };
+        Self {
+            name,
+            ok,
+            required: matches!(needed, Needed::AfXdp | Needed::Both),
+            required_by_vfio: matches!(needed, Needed::Vfio | Needed::Both),
+            found,
+            fix,
         }
     }
 }
@@ -60,12 +78,19 @@ impl Check {
 /// # Errors
 /// Only when the list of interfaces cannot be read.
 pub fn examine() -> Result<Report> {
-    let checks = host::checks();
+    let mut checks = host::checks();
+    checks.extend(vfio::checks());
     let ok = checks.iter().all(|check| check.ok || !check.required);
+    let vfio_ok = checks
+        .iter()
+        .all(|check| check.ok || !check.required_by_vfio);
     Ok(Report {
         ok,
+        vfio_ok,
         checks,
         interfaces: interfaces::list()?,
+        // A machine without PCI is no fault.
+        functions: functions::list().unwrap_or_default(),
     })
 }
 
@@ -96,8 +121,13 @@ pub fn run(json: bool) -> Result<()> {
 }
 
 fn print(report: &Report) -> Result<()> {
+    let mut section = false;
     for check in &report.checks {
-        let mark = match (check.ok, check.required) {
+        if check.required_by_vfio && !check.required && !section {
+            section = true;
+            say!("\nto own a NIC through VFIO:")?;
+        }
+        let mark = match (check.ok, check.required || check.required_by_vfio) {
             (true, _) => "yes",
             (false, true) => "NO",
             (false, false) => "no",
@@ -114,13 +144,29 @@ fn print(report: &Report) -> Result<()> {
             say!("        {note}")?;
         }
     }
-    say!("")?;
-    say!(
-        "AF_XDP: {}",
-        if report.ok {
-            "can work here"
-        } else {
-            "cannot work here yet"
+    if !report.functions.is_empty() {
+        say!("")?;
+    }
+    for function in &report.functions {
+        say!("{function}")?;
+        for note in &function.notes {
+            say!("        {note}")?;
         }
-    )
+    }
+    say!("")?;
+    say!("AF_XDP: {}", verdict(report.ok))?;
+    let drives = |function: &Function| function.devrx_driver.is_some();
+    if report.vfio_ok && !report.functions.iter().any(drives) {
+        say!("VFIO: could work here, but there is no NIC that devrx drives")
+    } else {
+        say!("VFIO: {}", verdict(report.vfio_ok))
+    }
+}
+
+fn verdict(ok: bool) -> &'static str {
+    if ok {
+        "can work here"
+    } else {
+        "cannot work here yet"
+    }
 }

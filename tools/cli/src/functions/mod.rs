@@ -1,0 +1,147 @@
+//! PCI functions as the commands show them: which part, who has it, and what stands between it and devrx.
+
+mod holders;
+mod ready;
+mod sriov;
+
+use std::fmt;
+
+use anyhow::{Context, Result};
+use devrx_driver::device::PciId;
+use devrx_driver::vfio::{PciAddress, PciFunction, Sysfs};
+use serde::Serialize;
+
+pub use holders::{Holder, holders};
+pub use ready::State;
+pub use sriov::VirtualFunctions;
+
+/// A network controller on the PCI buses.
+#[derive(Debug, Serialize)]
+pub struct Function {
+    /// Its address, as in `--nic vfio:PCI`.
+    pub pci: String,
+    /// Vendor and device, as lspci writes them: `8086:10c9`.
+    pub id: String,
+    /// What the part is called, where devrx knows it.
+    pub part: Option<String>,
+    /// devrx's driver for it; none: it has none.
+    pub devrx_driver: Option<&'static str>,
+    /// The Linux driver that has it.
+    pub driver: Option<String>,
+    /// Its IOMMU group; none: no IOMMU guards it.
+    pub iommu_group: Option<u32>,
+    /// The other functions of its group.
+    pub group_members: Vec<Member>,
+    /// Its network interfaces in this network namespace.
+    pub interfaces: Vec<String>,
+    /// The memory node it is near to, where that is known.
+    pub numa_node: Option<u32>,
+    /// Its virtual functions, where it can have some.
+    pub virtual_functions: Option<VirtualFunctions>,
+    /// The function that this is a virtual function of.
+    pub physical_function: Option<String>,
+    /// Whether devrx can own it, and what is missing.
+    pub state: State,
+    /// Processes that have its IOMMU group open: while one does, it cannot be unbound. Those of others are seen by root only.
+    pub used_by: Vec<Holder>,
+    /// What to know, and what to do about it.
+    pub notes: Vec<String>,
+}
+
+/// Another function of a group.
+#[derive(Debug, Serialize)]
+pub struct Member {
+    /// Its address.
+    pub pci: String,
+    /// The Linux driver that has it.
+    pub driver: Option<String>,
+    /// Whether VFIO takes the group with it being as it is.
+    pub harmless: bool,
+}
+
+/// Every network controller.
+///
+/// # Errors
+/// Where the kernel does not list them.
+pub fn list() -> Result<Vec<Function>> {
+    let sysfs = Sysfs::default();
+    let found = sysfs.network_functions();
+    let found = found.context("cannot list the PCI functions")?;
+    Ok(found
+        .iter()
+        .map(|found| Function::new(&sysfs, found))
+        .collect())
+}
+
+/// What devrx's drivers call a part: the driver, and the part's name.
+pub fn known(id: PciId) -> Option<(&'static str, String)> {
+    devrx_driver::igb::supports(id).map(|part| ("igb", part.describe(id.device)))
+}
+
+impl Function {
+    /// What is shown of a function.
+    pub fn new(sysfs: &Sysfs, found: &PciFunction) -> Self {
+        let known = known(found.id);
+        let mut notes = sriov::notes(sysfs, found, known.is_some());
+        if let Some(node) = found.numa_node {
+            notes.push(format!(
+                "it is near memory node {node}; `attach --cpu` takes a processor of that node"
+            ));
+        }
+        Self {
+            pci: found.address.to_string(),
+            id: format!("{:04x}:{:04x}", found.id.vendor, found.id.device),
+            part: known
+                .as_ref()
+                .map(|(_, part)| part.clone())
+                .or_else(|| sriov::part(found.id)),
+            devrx_driver: known.map(|(driver, _)| driver),
+            driver: found.driver.clone(),
+            iommu_group: found.iommu_group,
+            group_members: found
+                .group_members
+                .iter()
+                .map(|member| Member {
+                    pci: member.address.to_string(),
+                    driver: member.driver.clone(),
+                    harmless: member.harmless(),
+                })
+                .collect(),
+            interfaces: found.interfaces.clone(),
+            numa_node: found.numa_node,
+            virtual_functions: found.virtual_functions.map(VirtualFunctions::from),
+            physical_function: found.physical_function.map(|address| address.to_string()),
+            state: ready::look(sysfs, found),
+            used_by: found.iommu_group.map_or_else(Vec::new, holders),
+            notes,
+        }
+    }
+
+    /// Whether a NIC that was called `name` on a command line is this one.
+    pub fn is(&self, name: &str) -> bool {
+        name.parse::<PciAddress>()
+            .is_ok_and(|address| address.to_string() == self.pci)
+    }
+}
+
+impl fmt::Display for Function {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let part = self.part.as_deref().unwrap_or("network controller");
+        write!(f, "{} {part} ({})", self.pci, self.id)?;
+        match &self.driver {
+            Some(driver) => write!(f, ", driver {driver}")?,
+            None => write!(f, ", no driver")?,
+        }
+        if !self.interfaces.is_empty() {
+            write!(f, " ({})", self.interfaces.join(", "))?;
+        }
+        match self.iommu_group {
+            Some(group) => write!(f, ", IOMMU group {group}")?,
+            None => write!(f, ", no IOMMU group")?,
+        }
+        match self.devrx_driver {
+            Some(driver) => write!(f, "; devrx drives it ({driver}): {}", self.state),
+            None => write!(f, "; devrx has no driver for it"),
+        }
+    }
+}
