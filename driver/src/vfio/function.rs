@@ -1,7 +1,7 @@
 //! A PCI function that this process owns.
 
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use super::bar::Bar;
 use super::config::{Command, Config};
 use super::container::ContainerKind;
 use super::iommu::IommuInfo;
-use super::irq::{self, Trouble};
+use super::irq::{self, Trouble, Vectors};
 use super::mapper::{self, ContainerMapper};
 use super::owned::Owned;
 use super::sysfs::Sysfs;
@@ -40,7 +40,7 @@ pub struct Options {
 pub struct Function {
     trouble: Option<Trouble>,
     /// Held while interrupts or the command register change.
-    change: Mutex<()>,
+    armed: Mutex<Vectors>,
     id: PciId,
     vectors: u32,
     bar: Arc<Bar>,
@@ -65,7 +65,7 @@ impl Function {
         let bar = Arc::new(Bar::map(owned.clone(), 0)?);
         Ok(Arc::new(Self {
             trouble,
-            change: Mutex::new(()),
+            armed: Mutex::default(),
             id,
             vectors: owned.irqs(uapi::VFIO_PCI_MSIX_IRQ_INDEX),
             bar,
@@ -92,8 +92,8 @@ impl Function {
         self.owned.container().kind()
     }
 
-    fn changing(&self) -> std::sync::MutexGuard<'_, ()> {
-        self.change.lock().unwrap_or_else(PoisonError::into_inner)
+    fn changing(&self) -> MutexGuard<'_, Vectors> {
+        self.armed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -122,7 +122,7 @@ impl Device for Function {
     }
 
     fn reset(&self) -> Result<(), DriverError> {
-        let _guard = self.changing();
+        let mut vectors = self.changing();
         if !self.owned.can_reset() {
             return Err(DriverError::Unsupported {
                 nic: self.owned.name().to_owned(),
@@ -132,7 +132,7 @@ impl Device for Function {
                     .to_owned(),
             });
         }
-        irq::disarm_vectors(&self.owned)?;
+        vectors.disarm(&self.owned)?;
         // The device starts no more requests.
         self.config().set_command(Command::BUS_MASTER, false)?;
         // The kernel waits for requests that are on their way, resets the function and restores its configuration space, with the command
@@ -165,8 +165,7 @@ impl Device for Function {
     }
 
     fn arm_vectors(&self, count: u32) -> Result<Vec<OwnedFd>, DriverError> {
-        let _guard = self.changing();
-        irq::arm_vectors(&self.owned, count)
+        self.changing().arm(&self.owned, count)
     }
 
     fn trouble(&self) -> Option<BorrowedFd<'_>> {
@@ -199,7 +198,7 @@ impl Device for Function {
 impl Drop for Function {
     fn drop(&mut self) {
         let results = [
-            irq::disarm_vectors(&self.owned),
+            self.changing().disarm(&self.owned),
             irq::disarm_trouble(&self.owned),
             self.config().set_command(Command::BUS_MASTER, false),
         ];

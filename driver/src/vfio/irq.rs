@@ -63,33 +63,44 @@ impl Trouble {
     }
 }
 
-/// Arms MSI-X vectors 0 to `count`, exclusive; what was armed before is disarmed.
-pub(super) fn arm_vectors(owned: &Owned, count: u32) -> Result<Vec<OwnedFd>, DriverError> {
-    let have = owned.irqs(uapi::VFIO_PCI_MSIX_IRQ_INDEX);
-    if count > have {
-        return Err(DriverError::BadConfig {
-            what: "number of MSI-X vectors",
-            value: count.to_string(),
-            why: format!("{} has {have}", owned.name()),
-        });
-    }
-    // First all off: the kernel changes the number of vectors in use only from none.
-    disarm_vectors(owned)?;
-    if count == 0 {
-        return Ok(Vec::new());
-    }
-    let eventfds: Vec<EventFd> = (0..count).map(|_| eventfd()).collect::<Result<_, _>>()?;
-    let borrowed: Vec<BorrowedFd<'_>> = eventfds.iter().map(AsFd::as_fd).collect();
-    owned.set_irqs(uapi::VFIO_PCI_MSIX_IRQ_INDEX, &borrowed)?;
-    Ok(eventfds.into_iter().map(OwnedFd::from).collect())
+/// The MSI-X vectors.
+#[derive(Debug, Default)]
+pub(super) struct Vectors {
+    /// The kernel refuses to disarm what is not armed.
+    armed: bool,
 }
 
-/// Takes all MSI-X vectors off.
-pub(super) fn disarm_vectors(owned: &Owned) -> Result<(), DriverError> {
-    if owned.irqs(uapi::VFIO_PCI_MSIX_IRQ_INDEX) == 0 {
-        return Ok(());
+impl Vectors {
+    /// Arms vectors 0 to `count`, exclusive; what was armed before is disarmed.
+    pub(super) fn arm(&mut self, owned: &Owned, count: u32) -> Result<Vec<OwnedFd>, DriverError> {
+        let have = owned.irqs(uapi::VFIO_PCI_MSIX_IRQ_INDEX);
+        if count > have {
+            return Err(DriverError::BadConfig {
+                what: "number of MSI-X vectors",
+                value: count.to_string(),
+                why: format!("{} has {have}", owned.name()),
+            });
+        }
+        // First all off: the kernel changes the number of vectors in use only from none.
+        self.disarm(owned)?;
+        if count == 0 {
+            return Ok(Vec::new());
+        }
+        let eventfds: Vec<EventFd> = (0..count).map(|_| eventfd()).collect::<Result<_, _>>()?;
+        let borrowed: Vec<BorrowedFd<'_>> = eventfds.iter().map(AsFd::as_fd).collect();
+        owned.set_irqs(uapi::VFIO_PCI_MSIX_IRQ_INDEX, &borrowed)?;
+        self.armed = true;
+        Ok(eventfds.into_iter().map(OwnedFd::from).collect())
     }
-    owned.set_irqs(uapi::VFIO_PCI_MSIX_IRQ_INDEX, &[])
+
+    /// Takes all vectors off.
+    pub(super) fn disarm(&mut self, owned: &Owned) -> Result<(), DriverError> {
+        if self.armed {
+            owned.set_irqs(uapi::VFIO_PCI_MSIX_IRQ_INDEX, &[])?;
+            self.armed = false;
+        }
+        Ok(())
+    }
 }
 
 /// Takes off the notices.

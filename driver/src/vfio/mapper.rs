@@ -37,14 +37,14 @@ impl ContainerMapper {
         }
     }
 
-    /// The way that `memory` is mapped by.
-    fn way(&self, memory: &Memory) -> Result<MapWay, DriverError> {
+    /// Whether `memory` can be mapped by the ways there are; both go by the address in this process.
+    fn check_way(&self, memory: &Memory) -> Result<(), DriverError> {
         let Memory::Region(region) = memory else {
-            return Ok(MapWay::HostAddress);
+            return Ok(());
         };
         let ours = self.ways();
-        if let Some(&way) = region.ways().iter().find(|way| ours.contains(way)) {
-            return Ok(way);
+        if region.ways().iter().any(|way| ours.contains(way)) {
+            return Ok(());
         }
         if let Some(why) = region.no_way() {
             return Err(self.unfit(why));
@@ -74,7 +74,7 @@ pub(super) const fn ways(kind: ContainerKind) -> &'static [MapWay] {
 
 impl Mapper for ContainerMapper {
     fn map(&self, memory: &Memory, range: Range<usize>) -> Result<u64, DriverError> {
-        let way = self.way(memory)?;
+        self.check_way(memory)?;
         let mapping = memory.mapping().ok_or_else(|| {
             self.unfit("this process has no mapping of it, which VFIO's type1 driver goes by: use memory whose exporter allows one")
         })?;
@@ -110,7 +110,7 @@ impl Mapper for ContainerMapper {
             Ok(()) => Ok(iova),
             Err(error) => {
                 self.container().give_back_iova(iova, len);
-                Err(refusal(error, way, len))
+                Err(refusal(error, len))
             }
         }
     }
@@ -142,36 +142,32 @@ impl Mapper for ContainerMapper {
 }
 
 /// What a refused `VFIO_IOMMU_MAP_DMA` means (drivers/vfio/vfio_iommu_type1.c), and the way out.
-fn refusal(error: Errno, way: MapWay, len: u64) -> DriverError {
-    let fix = match (error, way) {
-        (Errno::EFAULT, MapWay::PfnAddress) => {
-            "this is ordinary memory behind a mapping of page frames (what udmabuf, DMA heaps and the dumb buffers of DRM give), \
-             and type1 takes only a device's own memory that way: hand over the memfd under it, or let the daemon make the memory (udmabuf)"
+fn refusal(error: Errno, len: u64) -> DriverError {
+    let fix = match error {
+        Errno::EFAULT => {
+            "the kernel cannot pin these pages. Ordinary memory behind a mapping of page frames (what udmabuf, DMA heaps and the dumb buffers \
+             of DRM give) is not taken, only a device's own memory is: hand over the memfd under it, or let the daemon make the memory \
+             (udmabuf). Otherwise the file was cut, or has a hole that cannot be filled: make the memory anew"
                 .to_owned()
         }
-        (Errno::EFAULT, _) => {
-            "the kernel cannot pin these pages: the file was cut or has a hole that cannot be filled, or the huge pages ran out; \
-             make the memory anew"
-                .to_owned()
-        }
-        (Errno::ENOMEM, _) => format!(
+        Errno::ENOMEM => format!(
             "the process may not lock {} KiB more, or memory has run out: raise RLIMIT_MEMLOCK (`ulimit -l unlimited`, LimitMEMLOCK=infinity in \
              a systemd unit)",
             len.div_ceil(1024)
         ),
-        (Errno::ENOSPC, _) => {
+        Errno::ENOSPC => {
             "the container has as many mappings as it may: use fewer, larger regions, or raise the module parameter \
              vfio_iommu_type1.dma_entry_limit"
                 .to_owned()
         }
-        (Errno::EEXIST, _) => {
+        Errno::EEXIST => {
             "the addresses are mapped already, which only another user of the same container can have done: restart the daemon".to_owned()
         }
-        (Errno::EINVAL, _) => {
+        Errno::EINVAL => {
             "the IOMMU does not take these addresses: they are outside of its windows or off its page grid; `devrx doctor` shows them"
                 .to_owned()
         }
-        (Errno::EBUSY, _) => "the kernel is changing the container; try again".to_owned(),
+        Errno::EBUSY => "the kernel is changing the container; try again".to_owned(),
         _ => "see `dmesg`".to_owned(),
     };
     DriverError::sys("VFIO_IOMMU_MAP_DMA", error.into(), fix)
@@ -183,15 +179,15 @@ mod tests {
 
     #[test]
     fn every_refusal_names_the_call_the_errno_and_the_way_out() {
-        for (error, way, out) in [
-            (Errno::EFAULT, MapWay::PfnAddress, "hand over the memfd"),
-            (Errno::EFAULT, MapWay::HostAddress, "make the memory anew"),
-            (Errno::ENOMEM, MapWay::HostAddress, "RLIMIT_MEMLOCK"),
-            (Errno::ENOSPC, MapWay::HostAddress, "dma_entry_limit"),
-            (Errno::EEXIST, MapWay::HostAddress, "restart the daemon"),
-            (Errno::EINVAL, MapWay::PfnAddress, "windows"),
+        for (error, out) in [
+            (Errno::EFAULT, "hand over the memfd"),
+            (Errno::EFAULT, "make the memory anew"),
+            (Errno::ENOMEM, "RLIMIT_MEMLOCK"),
+            (Errno::ENOSPC, "dma_entry_limit"),
+            (Errno::EEXIST, "restart the daemon"),
+            (Errno::EINVAL, "windows"),
         ] {
-            let text = refusal(error, way, 8192).to_string();
+            let text = refusal(error, 8192).to_string();
             assert!(text.starts_with("VFIO_IOMMU_MAP_DMA failed ("), "{text}");
             let errno = format!("os error {}", error as i32);
             assert!(text.contains(out) && text.contains(&errno), "{text}");

@@ -1,19 +1,18 @@
 //! A BAR of another device as memory that a NIC may write: peer to peer.
 //!
 //! VFIO's type1 driver maps what this process maps, and does not know when that goes away: the mapping outlives `munmap` and even the close
-//! of the device's file, and the NIC goes on writing into the BAR. So [`BarMemory`] keeps the device open, and whoever gave a NIC
-//! access keeps the [`BarMemory`]'s owner until that access is gone.
+//! of the device's file, and the NIC goes on writing into the BAR. So what [`BarMemory::into_bar`] gives keeps the device open, and is kept
+//! itself until no NIC has access any more.
 
-use std::any::Any;
 use std::collections::HashMap;
-use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use devrx_provider::pci::PciBar;
 use vfio_bindings::bindings::vfio as uapi;
 
 use super::config::{Command, Config};
 use super::function::Options;
-use super::owned::Owned;
+use super::owned::{Owned, RegionInfo};
 use super::{PciAddress, sys};
 use crate::DriverError;
 
@@ -23,17 +22,59 @@ static OPEN: Mutex<Option<HashMap<PciAddress, Weak<Owned>>>> = Mutex::new(None);
 /// A BAR, whole.
 #[derive(Debug)]
 pub struct BarMemory {
-    /// The device's file, to map the BAR from.
-    pub device: OwnedFd,
-    /// Where the BAR begins in it, bytes.
-    pub offset: u64,
+    address: PciAddress,
+    bar: u32,
+    region: RegionInfo,
+    owned: Arc<Owned>,
+}
+
+impl BarMemory {
     /// Bytes.
-    pub size: u64,
-    /// The BAR as a dma-buf, for other drivers to import, where the kernel exports it (Linux 6.19, `CONFIG_VFIO_PCI_DMABUF`). It
-    /// cannot be mapped by a process.
-    pub dmabuf: Option<OwnedFd>,
-    /// Keeps the device open, in its group and container. While it lives, the device is not reset and its memory is decoded.
-    pub owner: Arc<dyn Any + Send + Sync>,
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.region.size
+    }
+
+    /// Whether the kernel exports BARs as dma-bufs, for other drivers to import (Linux 6.19, `CONFIG_VFIO_PCI_DMABUF`).
+    #[must_use]
+    pub fn exports_dmabuf(&self) -> bool {
+        sys::has_dmabuf_export(self.owned.fd())
+    }
+
+    /// What a memory provider makes a region of the BAR's first `len` bytes from: a multiple of the page size, at most
+    /// [`size`](Self::size). Its owner keeps the device open, in its group and container: while it lives, the device is not reset and
+    /// its memory is decoded.
+    ///
+    /// # Errors
+    ///
+    /// When the process has no descriptors left.
+    pub fn into_bar(self, len: u64) -> Result<PciBar, DriverError> {
+        let device = self.owned.fd();
+        let export = if self.exports_dmabuf() {
+            match sys::export_dmabuf(device, self.bar, 0, len) {
+                Ok(dmabuf) => Some(dmabuf),
+                Err(error) => {
+                    let (address, bar) = (self.address, self.bar);
+                    tracing::warn!(%error, %address, bar, len, "VFIO_DEVICE_FEATURE_DMA_BUF failed; the BAR is not exported");
+                    None
+                }
+            }
+        } else {
+            None
+        };
+        let fd = device.try_clone_to_owned().map_err(|error| {
+            let fix =
+                "the process has no descriptors left: raise RLIMIT_NOFILE, or close attachments";
+            DriverError::sys("dup of a device's file", error, fix)
+        })?;
+        Ok(PciBar {
+            fd,
+            offset: self.region.offset,
+            len: self.region.size,
+            export,
+            owner: Box::new(self.owned),
+        })
+    }
 }
 
 /// Opens BAR `bar` (0 to 5) of a device that is bound to vfio-pci, in a container of its own. Memory decoding is turned on, bus
@@ -57,9 +98,10 @@ pub fn open_bar(
     }
     let owned = open_shared(address, options)?;
     let region = owned.region(uapi::VFIO_PCI_BAR0_REGION_INDEX + bar)?;
-    if region.size == 0 || !region.mappable {
+    let page = devrx_provider::page_size();
+    // A smaller one can be mapped where nothing else is in its page, but holds no chunks.
+    if region.size < page || !region.mappable {
         let function = options.sysfs.function(address)?;
-        let page = devrx_provider::page_size();
         let there: Vec<String> = function
             .bars
             .iter()
@@ -68,31 +110,20 @@ pub fn open_bar(
             .map(|(at, size)| format!("{at} ({size} bytes)"))
             .collect();
         let there = if there.is_empty() {
-            "none of its BARs can".to_owned()
+            "the device has none that can".to_owned()
         } else {
             format!("those large enough are {}", there.join(", "))
         };
         return Err(bad(format!(
-            "this BAR is no memory that can be mapped; {there}"
+            "this BAR of {} bytes cannot be mapped in whole pages; {there}",
+            region.size
         )));
     }
-    let dmabuf = sys::has_dmabuf_export(owned.fd())
-        .then(|| sys::export_dmabuf(owned.fd(), bar, 0, region.size))
-        .transpose()
-        .unwrap_or_else(|error| {
-            tracing::debug!(%error, %address, bar, "the BAR is not exported as a dma-buf");
-            None
-        });
-    let device = owned.fd().try_clone_to_owned().map_err(|error| {
-        let fix = "the process has no descriptors left: raise RLIMIT_NOFILE, or close attachments";
-        DriverError::sys("dup of a device's file", error, fix)
-    })?;
     Ok(BarMemory {
-        device,
-        offset: region.offset,
-        size: region.size,
-        dmabuf,
-        owner: owned,
+        address,
+        bar,
+        region,
+        owned,
     })
 }
 

@@ -56,12 +56,12 @@ pub fn support(sysfs: &Sysfs) -> Support {
 #[must_use]
 pub fn device_file(sysfs: &Sysfs, address: PciAddress) -> Option<PathBuf> {
     let folder = sysfs.folder(address).join("vfio-dev");
-    let name = std::fs::read_dir(folder)
-        .ok()?
-        .flatten()
-        .next()?
-        .file_name();
-    Some(Path::new("/dev/vfio/devices").join(name))
+    let device = std::fs::read_dir(folder).ok()?.flatten().next()?;
+    // The folder is there without CONFIG_VFIO_DEVICE_CDEV too; the number of a device node is not.
+    if !device.path().join("dev").exists() {
+        return None;
+    }
+    Some(Path::new("/dev/vfio/devices").join(device.file_name()))
 }
 
 /// Whether a device node is there and a driver behind it.
@@ -100,6 +100,8 @@ mod tests {
         let machine = Machine::new();
         machine.function("0000:01:00.0", "0x020000", Some("vfio-pci"), Some(1));
         let address = "01:00.0".parse().unwrap();
+        assert_eq!(device_file(&machine.sysfs(), address), None);
+        machine.write("bus/pci/devices/0000:01:00.0/vfio-dev/vfio3/uevent", "");
         assert_eq!(device_file(&machine.sysfs(), address), None);
         machine.write("bus/pci/devices/0000:01:00.0/vfio-dev/vfio3/dev", "511:3\n");
         assert_eq!(

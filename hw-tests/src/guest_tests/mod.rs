@@ -8,6 +8,7 @@ use crate::inside::Host;
 pub mod boot;
 pub mod harness;
 pub mod vfio;
+pub mod vfio_dma;
 pub mod zero_copy;
 
 /// Who has the guest's 82576 NICs when a test begins.
@@ -71,7 +72,14 @@ impl Test {
 /// Every test, in the order they run in.
 #[must_use]
 pub fn all() -> Vec<Test> {
-    [boot::TESTS, harness::TESTS, vfio::TESTS, zero_copy::TESTS].concat()
+    [
+        boot::TESTS,
+        harness::TESTS,
+        vfio::TESTS,
+        vfio_dma::TESTS,
+        zero_copy::TESTS,
+    ]
+    .concat()
 }
 
 /// The test of this name.
