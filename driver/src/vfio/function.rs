@@ -60,7 +60,8 @@ impl Function {
         let config = Config::new(&owned);
         let id = config.id()?;
         config.set_command(Command::BUS_MASTER, false)?;
-        config.set_command(Command::MEMORY | Command::INTX_DISABLE, true)?;
+        config.set_command(Command::MEMORY, true)?;
+        no_intx(config);
         let trouble = Trouble::arm(&owned)?;
         let bar = Arc::new(Bar::map(owned.clone(), 0)?);
         Ok(Arc::new(Self {
@@ -94,6 +95,13 @@ impl Function {
 
     fn changing(&self) -> MutexGuard<'_, Vectors> {
         self.armed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Keeps the function from raising INTx while MSI-X is off; a virtual function has none and does not take the bit.
+fn no_intx(config: Config<'_>) {
+    if let Err(error) = config.set_command(Command::INTX_DISABLE, true) {
+        tracing::debug!(%error, "INTx is not turned off");
     }
 }
 
@@ -156,8 +164,9 @@ impl Device for Function {
         }
         // Reading back is also what pushes the device's last writes before it.
         self.config().set_command(Command::BUS_MASTER, false)?;
-        self.config()
-            .set_command(Command::MEMORY | Command::INTX_DISABLE, true)
+        self.config().set_command(Command::MEMORY, true)?;
+        no_intx(self.config());
+        Ok(())
     }
 
     fn vectors(&self) -> u32 {

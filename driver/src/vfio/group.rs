@@ -53,7 +53,8 @@ impl Group {
         let file = open_node(format!("/dev/vfio/{number}")).map_err(|error| {
             let fix = match error.raw_os_error() {
                 Some(libc::EBUSY) => format!(
-                    "another program has the IOMMU group {number} of {address}: find it with `fuser -v /dev/vfio/{number}` and end it"
+                    "another program has the IOMMU group {number} of {address}, or this one has, for another function of the group: \
+                     `fuser -v /dev/vfio/{number}` shows who; end that"
                 ),
                 Some(libc::ENOENT) => format!(
                     "nothing of the IOMMU group {number} is bound to vfio-pci: `devrx nic bind {address}`; a kernel with VFIO's device \

@@ -166,6 +166,19 @@ fn virtual_functions(host: &mut Host) -> Result<()> {
             .filter(|function| function.physical_function == Some(pci))
             .collect();
         ensure!(its.len() == 2, "{its:?}");
+        let first = its[0].address;
+        Binder::default().bind(first, true)?;
+        let opened = Function::open(first, &Options::default())?;
+        ensure!(opened.id().device == 0x10ca, "{opened:?}");
+        println!(
+            "a virtual function has {} vectors, BAR 0 answers {:#x}",
+            opened.vectors(),
+            opened.registers().read32(8)
+        );
+        opened.reset()?;
+        drop(opened);
+        let unbound = Binder::default().unbind(first)?;
+        println!("{unbound:?}");
         for function in its {
             println!(
                 "{} {:04x}:{:04x} group {:?}",
