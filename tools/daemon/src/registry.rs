@@ -14,9 +14,7 @@ use devrx_proto::endpoints::Endpoints;
 use devrx_proto::event::Event;
 use devrx_proto::message::{self, AttachReply, AttachRequest, Lifetime, Opened};
 
-use crate::attachment::{
-    Attachment, BarName, Builder, Ended, Made, Owner, SessionId, Source, Wanted,
-};
+use crate::attachment::{Attachment, Builder, Ended, Made, Owner, SessionId, Source, Wanted};
 use crate::config::{Config, Limits, PlannedAttachment};
 use crate::counters::Counters;
 use crate::error::Refused;

@@ -51,9 +51,20 @@ struct Received {
 /// # Errors
 /// What the daemon answers; fewer packets than `--count` asks for; a capture that cannot be written.
 pub fn run(args: &RecvArgs, socket: &Path, json: bool) -> Result<()> {
-    let mut writer = args.pcap.as_deref().map(Writer::create).transpose()?;
     let mut attachment = connect(socket)?.open(&args.name)?;
     warn(attachment.warnings());
+    if let Some(file) = &args.pcap
+        && attachment.memory().region().is_none()
+    {
+        bail!(
+            "--pcap {}: no payload of {} can be read here, because it lies in {} memory; receive without --pcap (headers and counts come all \
+             the same), or attach with memory that a CPU reads, such as memfd",
+            file.display(),
+            args.name,
+            attachment.opened().region.memory
+        );
+    }
+    let mut writer = args.pcap.as_deref().map(Writer::create).transpose()?;
     let received = receive(&mut attachment, args, writer.as_mut(), json)?;
     // The daemon takes back what was held before the summary says that this is over.
     drop(attachment);
