@@ -19,6 +19,7 @@ pub mod link;
 pub mod namespace;
 pub mod neighbour;
 pub mod pcap;
+pub mod qxl;
 pub mod sender;
 pub mod session;
 pub mod stats;

@@ -7,6 +7,7 @@ use crate::inside::Host;
 
 pub mod boot;
 pub mod harness;
+pub mod memory;
 pub mod vfio;
 pub mod vfio_dma;
 pub mod zero_copy;
@@ -75,6 +76,7 @@ pub fn all() -> Vec<Test> {
     [
         boot::TESTS,
         harness::TESTS,
+        memory::TESTS,
         vfio::TESTS,
         vfio_dma::TESTS,
         zero_copy::TESTS,
