@@ -45,7 +45,7 @@ pub struct Programs {
 
 /// What came of one test.
 #[derive(Debug)]
-pub struct Result1 {
+pub struct TestResult {
     /// Kernel, machine and name of the test.
     pub name: String,
     /// How it ended.
@@ -59,7 +59,7 @@ pub fn run(
     programs: &Programs,
     options: &Options,
     keep: bool,
-) -> Result<Vec<Result1>> {
+) -> Result<Vec<TestResult>> {
     let mut results = Vec::new();
     let mut left = tests.to_vec();
     while let Some(first) = left.first() {
@@ -116,7 +116,7 @@ fn one_guest(
     programs: &Programs,
     options: &Options,
     keep: bool,
-    results: &mut Vec<Result1>,
+    results: &mut Vec<TestResult>,
 ) -> Result<Outcome> {
     let mut folder = tempfile::Builder::new()
         .prefix(&crate::lane::temporary("guest"))
@@ -217,19 +217,21 @@ fn one_guest(
 }
 
 fn report(
-    results: &mut Vec<Result1>,
+    results: &mut Vec<TestResult>,
     kernel: &Kernel,
     test: &Test,
     verdict: Verdict,
     took: Duration,
 ) {
     let name = format!("{}: {}", kernel.name, test.name);
+    // What follows the first line is indented: only verdicts begin lines.
+    let text = |why: &str| why.trim_end().replace('\n', "\n    ");
     match &verdict {
         Verdict::Passed => println!("ok {name} {:.1} s", took.as_secs_f64()),
-        Verdict::Failed(why) => println!("FAILED {name}: {why}"),
-        Verdict::Skipped(why) => println!("skipped {name}: {why}"),
+        Verdict::Failed(why) => println!("FAILED {name}: {}", text(why)),
+        Verdict::Skipped(why) => println!("skipped {name}: {}", text(why)),
     }
-    results.push(Result1 { name, verdict });
+    results.push(TestResult { name, verdict });
 }
 
 fn initramfs(

@@ -1,5 +1,8 @@
 //! The first process of a guest: makes the place fit to test in, runs the tests one after another, says what came of them.
 
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
@@ -53,7 +56,7 @@ pub fn run() -> ! {
 /// Writes the code to QEMU's isa-debug-exit port.
 fn leave(code: u8) -> Result<()> {
     use std::os::unix::fs::FileExt;
-    let ports = std::fs::OpenOptions::new().write(true).open("/dev/port")?;
+    let ports = OpenOptions::new().write(true).open("/dev/port")?;
     ports.write_at(&[code], 0xf4)?;
     Ok(())
 }
@@ -73,6 +76,7 @@ fn boot_and_test() -> Result<()> {
     signals.add(Signal::SIGCHLD);
     signals.thread_block()?;
     let children = SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
+    let mut log = KernelLog::open()?;
     for test in &tests {
         let mut host = Host::open(machine)?;
         host.ask(&Request::Starting(test.name.to_owned(), test.limit))?;
@@ -85,12 +89,53 @@ fn boot_and_test() -> Result<()> {
             Err(error) => Verdict::Failed(format!("the guest's devices: {error:#}")),
         };
         end_all(&children)?;
+        let verdict = match log.complaint()? {
+            Some(line) if !matches!(verdict, Verdict::Failed(_)) => {
+                Verdict::Failed(format!("the kernel says: {line}"))
+            }
+            _ => verdict,
+        };
         let took = u64::try_from(start.elapsed().as_millis())?;
         let mut host = Host::open(machine)?;
         host.ask(&Request::Finished(test.name.to_owned(), verdict, took))?;
     }
     Host::open(machine)?.ask(&Request::Done)?;
     Ok(())
+}
+
+/// The kernel's log, from now on.
+struct KernelLog(File);
+
+impl KernelLog {
+    fn open() -> Result<Self> {
+        let mut file = OpenOptions::new()
+            .read(true)
+            .custom_flags(nix::libc::O_NONBLOCK)
+            .open("/dev/kmsg")?;
+        file.seek(SeekFrom::End(0))?;
+        Ok(Self(file))
+    }
+
+    /// The first new message that no test should cause, whatever it does.
+    fn complaint(&mut self) -> Result<Option<String>> {
+        const SIGNS: [&str; 4] = ["BUG:", "Oops", "general protection fault", "Call Trace:"];
+        let (mut found, mut record) = (None, [0; 8192]);
+        loop {
+            match self.0.read(&mut record) {
+                Ok(count) => {
+                    let text = String::from_utf8_lossy(&record[..count]);
+                    let message = text.split_once(';').map_or("", |(_, message)| message);
+                    if SIGNS.iter().any(|sign| message.contains(sign)) {
+                        found.get_or_insert_with(|| message.trim_end().to_owned());
+                    }
+                }
+                // Messages that were overwritten before they were read are lost.
+                Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(found),
+                Err(error) => return Err(error).context("read /dev/kmsg"),
+            }
+        }
+    }
 }
 
 fn mounts() -> Result<()> {
