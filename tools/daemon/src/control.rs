@@ -12,6 +12,7 @@ use devrx_proto::socket::{Listener, SocketError};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
 use crate::attachment::SessionId;
+use crate::nic::NicSlot;
 use crate::registry::Registry;
 use crate::session::{Session, Verdict};
 use crate::shutdown::Shutdown;
@@ -20,6 +21,7 @@ const LISTENER: u64 = 0;
 const SHUTDOWN: u64 = 1;
 const WORKERS: u64 = 2;
 const KEEPER: u64 = 3;
+const FAULTS: u64 = 4;
 /// Sessions are numbered from here.
 const SESSIONS: u64 = 16;
 
@@ -62,6 +64,9 @@ impl<'a> Control<'a> {
         if let Some(keeper) = registry.keeper().watch() {
             epoll.add(keeper, readable(KEEPER))?;
         }
+        for watcher in registry.nics.iter().filter_map(|slot| slot.faults.as_ref()) {
+            epoll.add(watcher.fd(), readable(FAULTS))?;
+        }
         Ok(Self {
             epoll,
             listener,
@@ -99,6 +104,7 @@ impl<'a> Control<'a> {
                         registry.sweep();
                     }
                     KEEPER => self.mend(registry),
+                    FAULTS => registry.nics.iter_mut().for_each(NicSlot::look_at_faults),
                     id => self.serve(registry, SessionId(id)),
                 }
                 self.spread_news(registry);

@@ -10,6 +10,8 @@ use std::sync::mpsc::SyncSender;
 
 use devrx_driver::afxdp::{AfXdpNic, AfXdpOptions};
 use devrx_driver::flow::FlowRule;
+use devrx_driver::igb::{IgbNic, IgbOptions};
+use devrx_driver::vfio::{self, FaultWatcher, Function, PciAddress};
 use devrx_driver::{DriverError, Nic, PortLosses, QueueConfig, QueueNeeds};
 
 use crate::attachment::Ended;
@@ -162,6 +164,10 @@ pub struct NicSlot {
     pub settings: Vec<QueueSettings>,
     /// What attachments that are over left behind, by queue: queues count on over all of them.
     pub past: BTreeMap<u32, Snapshot>,
+    /// What the kernel says of its DMA, where this process owns it.
+    pub faults: Option<FaultWatcher>,
+    /// DMA that the IOMMU stopped, as far as the kernel told.
+    pub iommu_faults: u64,
 }
 
 impl NicSlot {
@@ -173,14 +179,22 @@ impl NicSlot {
     pub fn open(config: &NicConfig) -> Result<Self, DriverError> {
         let nic: Box<dyn ServedNic> = match &config.spec {
             NicSpec::AfXdp(name) => Box::new(AfXdpNic::open(name, AfXdpOptions::default())?),
-            NicSpec::Vfio(address) => {
-                return Err(DriverError::NoNic {
-                    nic: address.clone(),
-                    why: "this version has no driver that owns a NIC through VFIO; use afxdp:IFNAME with the kernel's driver".into(),
-                });
-            }
+            NicSpec::Vfio(name) => return Self::owned(name, config),
         };
         Ok(Self::new(nic, config.alias.clone(), config.queues.clone()))
+    }
+
+    /// Opens a NIC that this process owns as a whole.
+    fn owned(name: &str, config: &NicConfig) -> Result<Self, DriverError> {
+        let address: PciAddress = name.parse()?;
+        let function = Function::open(address, &vfio::Options::default())?;
+        let nic = IgbNic::open(function, IgbOptions::default())?;
+        let mut slot = Self::new(Box::new(nic), config.alias.clone(), config.queues.clone());
+        match FaultWatcher::new(address) {
+            Ok(watcher) => slot.faults = Some(watcher),
+            Err(error) => tracing::warn!(nic = name, %error, "nobody watches the IOMMU"),
+        }
+        Ok(slot)
     }
 
     /// A NIC that is open.
@@ -195,6 +209,8 @@ impl NicSlot {
             alias,
             settings,
             past: BTreeMap::new(),
+            faults: None,
+            iommu_faults: 0,
         }
     }
 
@@ -203,10 +219,27 @@ impl NicSlot {
         self.nic = Box::new(gone::Gone::of(&*self.nic, why));
     }
 
+    /// Takes in what the kernel has logged of the NIC's DMA. A stopped write means a packet that is not where its descriptor says, and a
+    /// fault in this program or the NIC: nothing that a user can be left to find in a log.
+    pub fn look_at_faults(&mut self) {
+        let Some(watcher) = &mut self.faults else {
+            return;
+        };
+        for fault in watcher.read_faults() {
+            self.iommu_faults += 1;
+            tracing::error!(nic = self.nic.name(), %fault, "what the NIC meant to write or read there is lost; please report this");
+        }
+    }
+
     /// Whether this is the NIC called so.
     #[must_use]
     pub fn is_called(&self, name: &str) -> bool {
-        self.nic.name() == name || self.alias.as_deref() == Some(name)
+        let called = self.nic.name();
+        called == name
+            || self.alias.as_deref() == Some(name)
+            || name
+                .parse::<PciAddress>()
+                .is_ok_and(|address| address.to_string() == called)
     }
 
     /// Keeps the numbers of an attachment that is over.

@@ -78,6 +78,7 @@ impl Registry {
                 nic: slot.nic.name().to_owned(),
                 driver: slot.nic.driver().to_owned(),
                 exact: true,
+                iommu_faults: slot.iommu_faults,
                 ..NicStats::default()
             };
             let losses = slot.nic.port_losses();

@@ -45,6 +45,9 @@ pub struct NicStats {
     pub drops: Drops,
     /// Whether the NIC counts every packet it drops, so that the numbers add up.
     pub exact: bool,
+    /// Reads and writes of a NIC owned through VFIO that the IOMMU stopped, as far as the kernel's log told.
+    #[serde(default)]
+    pub iommu_faults: u64,
 }
 
 /// The numbers of one queue since the daemon started, over all its attachments.

@@ -85,7 +85,11 @@ impl FromStr for NicSpec {
         match kind {
             // IFNAMSIZ, include/uapi/linux/if.h: 16 with the terminating zero.
             "afxdp" if name.len() < 16 => Ok(Self::AfXdp(name.to_owned())),
-            "vfio" => Ok(Self::Vfio(name.to_owned())),
+            // One spelling, whichever the user has: 03:00.0 is 0000:03:00.0.
+            "vfio" => name
+                .parse::<devrx_driver::vfio::PciAddress>()
+                .map(|address| Self::Vfio(address.to_string()))
+                .map_err(|_| wrong()),
             _ => Err(wrong()),
         }
     }
