@@ -9,6 +9,7 @@ pub mod boot;
 pub mod harness;
 pub mod memory;
 pub mod vfio;
+pub mod vfio_bind;
 pub mod vfio_dma;
 pub mod zero_copy;
 
@@ -78,6 +79,7 @@ pub fn all() -> Vec<Test> {
         harness::TESTS,
         memory::TESTS,
         vfio::TESTS,
+        vfio_bind::TESTS,
         vfio_dma::TESTS,
         zero_copy::TESTS,
     ]

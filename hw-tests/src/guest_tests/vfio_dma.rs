@@ -26,6 +26,10 @@ pub const TESTS: &[Test] = &[
         refusals,
     ),
     Test::new(
+        "vfio_more_mappings_than_a_container_may_have_are_refused",
+        limit,
+    ),
+    Test::new(
         "vfio_addresses_are_within_the_windows_and_never_overlap",
         addresses,
     ),
@@ -284,6 +288,35 @@ fn refusals(host: &mut Host) -> Result<()> {
     let error = refusal(mapper.map(&Memory::Host(Arc::new(read_only)), 0..4096))?;
     ensure!(error.contains("for reading only"), "{error}");
     Ok(())
+}
+
+/// The container's own limit, made small for a moment.
+fn limit(host: &mut Host) -> Result<()> {
+    let file = "/sys/module/vfio_iommu_type1/parameters/dma_entry_limit";
+    let before = std::fs::read_to_string(file)?;
+    std::fs::write(file, "2")?;
+    let result = (|| {
+        let function = Function::open(host.pci("igb0")?.parse()?, &Options::default())?;
+        ensure!(
+            function.iommu().mappings_left == Some(2),
+            "{:?}",
+            function.iommu()
+        );
+        let buffers = [
+            DmaBuffer::new(function.mapper(), 4096)?,
+            DmaBuffer::new(function.mapper(), 4096)?,
+        ];
+        let third = DmaBuffer::new(function.mapper(), 4096);
+        let error = third.err().context("a third was mapped")?.to_string();
+        for part in ["VFIO_IOMMU_MAP_DMA", "os error 28", "dma_entry_limit"] {
+            ensure!(error.contains(part), "{part:?} is not in {error:?}");
+        }
+        drop(buffers);
+        drop(DmaBuffer::new(function.mapper(), 4096)?);
+        Ok(())
+    })();
+    std::fs::write(file, before.trim())?;
+    result
 }
 
 fn addresses(host: &mut Host) -> Result<()> {
