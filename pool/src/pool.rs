@@ -132,6 +132,16 @@ impl Pool {
         generation
     }
 
+    /// For giving several chunks to the client; as [`deliver`](Self::deliver), cheaper for each.
+    #[inline]
+    pub fn delivery(&mut self) -> Delivery<'_> {
+        Delivery {
+            share: self.shared.share(),
+            shared: &self.shared,
+            count: 0,
+        }
+    }
+
     /// Takes back a chunk that the client says it has. Neither value is trusted.
     ///
     /// # Errors
@@ -160,17 +170,25 @@ impl Pool {
     pub fn take_back_batch(&mut self, entries: impl IntoIterator<Item = (u32, u16)>) -> u32 {
         let mut accepted = 0;
         let share = self.shared.share();
+        // Collected apart first: next to so many atomics the cache's length would go to memory and back for each.
+        let (mut idle, mut count) = ([ChunkIndex(0); REFILL], 0);
         for (chunk, generation) in entries {
             match accept(share, chunk, generation) {
                 Ok(last) => {
                     accepted += 1;
                     if last {
-                        put(&self.shared, &mut self.cache, ChunkIndex(chunk));
+                        idle[count] = ChunkIndex(chunk);
+                        count += 1;
+                        if count == REFILL {
+                            put_batch(&self.shared, &mut self.cache, &idle);
+                            count = 0;
+                        }
                     }
                 }
                 Err(refusal) => count_refusal(&self.shared, refusal),
             }
         }
+        put_batch(&self.shared, &mut self.cache, &idle[..count]);
         self.shared.owner.returned.add(accepted.into());
         self.shared.owner.cached.set(self.cache.len() as u64);
         accepted
@@ -254,6 +272,16 @@ fn accept(share: Share<'_>, chunk: u32, generation: u16) -> Result<bool, Refusal
     Ok(state.unref())
 }
 
+/// Idle chunks into the cache.
+#[inline]
+fn put_batch(shared: &Shared, cache: &mut ArrayVec<ChunkIndex, CACHE>, chunks: &[ChunkIndex]) {
+    if cache.try_extend_from_slice(chunks).is_err() {
+        for &chunk in chunks {
+            put(shared, cache, chunk);
+        }
+    }
+}
+
 /// An idle chunk into the cache.
 #[inline(always)]
 fn put(shared: &Shared, cache: &mut ArrayVec<ChunkIndex, CACHE>, chunk: ChunkIndex) {
@@ -292,6 +320,34 @@ fn count_refusal(shared: &Shared, refusal: Refusal) {
         Refusal::Forged => owner.forged.add(1),
         Refusal::Stale => owner.stale.add(1),
         Refusal::Repeated => owner.repeated.add(1),
+    }
+}
+
+/// Chunks on their way to the client; see [`Pool::delivery`]. They are counted when it is dropped: before the client can know of any.
+pub struct Delivery<'pool> {
+    share: Share<'pool>,
+    shared: &'pool Shared,
+    count: u64,
+}
+
+impl Delivery<'_> {
+    /// As [`Pool::deliver`].
+    ///
+    /// # Panics
+    ///
+    /// When the chunk is none of this pool's.
+    #[inline(always)]
+    pub fn deliver(&mut self, chunk: ChunkIndex) -> u16 {
+        let generation = self.share.chunk(chunk).deliver();
+        self.count += 1;
+        generation
+    }
+}
+
+impl Drop for Delivery<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        self.shared.owner.delivered.add(self.count);
     }
 }
 

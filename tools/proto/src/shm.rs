@@ -450,10 +450,12 @@ struct ShmSlots<const N: usize> {
 unsafe impl<const N: usize> Send for ShmSlots<N> {}
 
 impl<const N: usize> ShmSlots<N> {
-    #[inline]
-    fn slot(&self, index: u32) -> *mut u64 {
+    /// Where the slot of each index is.
+    #[inline(always)]
+    fn place(&self) -> impl Fn(u32) -> *mut u64 + use<'_, N> {
+        let (base, mask) = (self.base, self.mask);
         // SAFETY: the mask keeps the index below the capacity, and that many slots are within the mapping.
-        unsafe { self.base.add((index & self.mask) as usize) }.cast()
+        move |index| unsafe { base.add((index & mask) as usize) }.cast()
     }
 }
 
@@ -468,9 +470,17 @@ impl<const N: usize> ReadSlots<N> for ShmReader<N> {
 
     #[inline]
     fn read(&self, index: u32) -> [u64; N] {
-        let slot = self.0.slot(index);
-        // SAFETY: a slot is `N` aligned words within the mapping.
-        std::array::from_fn(|word| unsafe { slot.add(word).read_volatile() })
+        self.reader()(index)
+    }
+
+    #[inline(always)]
+    fn reader(&self) -> impl Fn(u32) -> [u64; N] + '_ {
+        let place = self.0.place();
+        move |index| {
+            let slot = place(index);
+            // SAFETY: a slot is `N` aligned words within the mapping, which lives as long as the closure's borrow.
+            std::array::from_fn(|word| unsafe { slot.add(word).read_volatile() })
+        }
     }
 }
 
@@ -485,10 +495,19 @@ impl<const N: usize> WriteSlots<N> for ShmWriter<N> {
 
     #[inline]
     fn write(&self, index: u32, words: [u64; N]) {
-        let slot = self.0.slot(index);
-        for (place, word) in words.into_iter().enumerate() {
-            // SAFETY: a slot is `N` aligned words within the mapping, which is writable: `Shm::slots_to_write` checked.
-            unsafe { slot.add(place).write_volatile(word) };
+        self.writer()(index, words);
+    }
+
+    #[inline(always)]
+    fn writer(&self) -> impl Fn(u32, [u64; N]) + '_ {
+        let place = self.0.place();
+        move |index, words| {
+            let slot = place(index);
+            for (nth, word) in words.into_iter().enumerate() {
+                // SAFETY: a slot is `N` aligned words within the mapping, which lives as long as the closure's borrow and is writable:
+                // `Shm::slots_to_write` checked.
+                unsafe { slot.add(nth).write_volatile(word) };
+            }
         }
     }
 }

@@ -3,12 +3,19 @@
 use devrx_driver::{RxBatch, RxChunk, RxFlags, RxQueue};
 use devrx_proto::completion::Completion;
 use devrx_proto::drops::DropReason;
+use devrx_proto::ring::Entry;
 
 use super::Worker;
 
 impl<Q: RxQueue> Worker<Q> {
     /// Writes a completion for each chunk of each packet, all of a packet's or none. Nothing shows before the next publish.
     pub(super) fn deliver(&mut self, batch: &RxBatch) {
+        let chunks = u32::try_from(batch.len()).unwrap_or(u32::MAX);
+        if self.rings.completions.reserve(chunks).is_some() {
+            self.deliver_packets(batch);
+            return;
+        }
+        // Not all fit: packet by packet, until the ring is full.
         let mut rest = batch.as_slice();
         while !rest.is_empty() {
             // The driver hands out whole packets; should the last one lack its end, what is there is the packet.
@@ -18,7 +25,7 @@ impl<Q: RxQueue> Worker<Q> {
                 .map_or(rest.len(), |last| last + 1);
             let (packet, others) = rest.split_at(length);
             rest = others;
-            self.deliver_packet(packet);
+            self.deliver_packets(packet);
         }
     }
 
@@ -51,23 +58,22 @@ impl<Q: RxQueue> Worker<Q> {
         }
     }
 
+    /// Delivers one packet or several, whole ones, or drops them all where the ring has no room for all.
     #[inline]
-    fn deliver_packet(&mut self, packet: &[RxChunk]) {
-        let entries = u32::try_from(packet.len()).unwrap_or(u32::MAX);
+    fn deliver_packets(&mut self, chunks: &[RxChunk]) {
+        let entries = u32::try_from(chunks.len()).unwrap_or(u32::MAX);
         let Some(mut group) = self.rings.completions.reserve(entries) else {
-            for entry in packet {
+            for entry in chunks {
                 self.pool.recycle(entry.chunk);
             }
-            self.numbers.drops[DropReason::RingFull.index()] += 1;
+            self.numbers.drops[DropReason::RingFull.index()] += packets(chunks);
             return;
         };
-        let mut payload = 0u64;
-        let mut header = 0u64;
-        for entry in packet {
-            payload += u64::from(entry.length);
-            header += u64::from(entry.header_length);
-            let generation = self.pool.deliver(entry.chunk);
-            group.push(Completion {
+        let mut delivery = self.pool.delivery();
+        let mut sums = Sums::default();
+        group.extend(chunks, |entry| {
+            let generation = delivery.deliver(entry.chunk);
+            let words = Completion {
                 chunk: entry.chunk.0,
                 generation,
                 flow: entry.flow,
@@ -78,14 +84,69 @@ impl<Q: RxQueue> Worker<Q> {
                 rss_hash: entry.rss_hash,
                 flags: entry.flags.bits(),
                 timestamp: entry.timestamp,
-            });
-        }
+            }
+            .to_words();
+            sums.add(words);
+            words
+        });
+        drop(delivery);
         group.commit();
-        self.numbers.delivered += 1;
+        self.numbers.delivered += if sums.more() {
+            packets(chunks)
+        } else {
+            u64::from(entries)
+        };
         self.numbers.completions += u64::from(entries);
-        self.numbers.bytes += header + payload;
-        self.numbers.payload_bytes += payload;
+        self.numbers.bytes += sums.header() + sums.payload();
+        self.numbers.payload_bytes += sums.payload();
     }
+}
+
+/// What is counted of a batch, straight from the completions' words, two numbers to a word: a batch is too short to carry from one into the other.
+#[derive(Default)]
+struct Sums {
+    /// Payload bytes in the low half.
+    low: u64,
+    /// Header bytes in the high half.
+    high: u64,
+    /// All flags, in the high half.
+    flags: u64,
+}
+
+impl Sums {
+    /// Two of the four fields of 16 bits that `offset`, `length`, `header_length` and `vlan` are.
+    const TWO: u64 = 0x0000_ffff_0000_ffff;
+
+    #[inline(always)]
+    fn add(&mut self, words: [u64; 4]) {
+        self.low += words[1] >> 16 & Self::TWO;
+        self.high += words[1] & Self::TWO;
+        self.flags |= words[2];
+    }
+
+    fn payload(&self) -> u64 {
+        self.low & u64::from(u32::MAX)
+    }
+
+    fn header(&self) -> u64 {
+        self.high >> 32
+    }
+
+    fn more(&self) -> bool {
+        self.flags >> 32 & u64::from(RxFlags::MORE.bits()) != 0
+    }
+}
+
+/// How many packets these chunks are. One that lacks its end counts.
+fn packets(chunks: &[RxChunk]) -> u64 {
+    let ends = chunks
+        .iter()
+        .filter(|entry| !entry.flags.contains(RxFlags::MORE))
+        .count();
+    let cut = chunks
+        .last()
+        .is_some_and(|last| last.flags.contains(RxFlags::MORE));
+    ends as u64 + u64::from(cut)
 }
 
 #[cfg(test)]

@@ -10,12 +10,14 @@
 //! | `deliver` | a batch of packets becomes completions |
 //! | `returns` | what the client gives back |
 //! | `sleep` | when there is nothing to do |
+//! | `marks` | nothing, but for who counts instructions |
 //! | `finish` | the end of a queue, in the order that keeps memory safe |
 //! | `snapshot` | the numbers |
 
 mod deliver;
 mod finish;
 mod handle;
+mod marks;
 mod returns;
 mod run;
 mod sleep;

@@ -10,6 +10,7 @@ use devrx_provider::{Flush, MemoryKind};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
+use super::marks::{self, mark};
 use super::snapshot::Words;
 use super::{ClientSide, Command, Finished, Manners, Parts, Worker};
 use crate::config::PollMode;
@@ -82,15 +83,21 @@ impl<Q: RxQueue> Worker<Q> {
                 return self.finish();
             }
             batch.clear();
+            mark::<{ marks::LOOK }>();
             let received = self.queue.poll(&mut batch);
             let now = Instant::now();
             if received > 0 {
+                mark::<{ marks::POLLED }>();
                 idle = 0;
                 self.deliver(&batch);
                 self.flush(&batch);
+                mark::<{ marks::DELIVERED }>();
                 self.publish(now);
+                mark::<{ marks::PUBLISHED }>();
                 self.refill(false);
+                mark::<{ marks::REFILLED }>();
                 self.words.store(&self.numbers);
+                mark::<{ marks::COUNTED }>();
                 if now.duration_since(refreshed) >= REFRESH {
                     refreshed = now;
                     self.refresh();

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use devrx_driver::QueueCounters;
 use devrx_pool::Counts;
 use devrx_proto::drops::DropReason;
-use devrx_proto::layout::{Counter, Layout, LayoutError};
-use devrx_proto::shm::{Shm, ShmError};
+use devrx_proto::layout::{COUNTERS, Counter, Layout, LayoutError};
+use devrx_proto::ring::WriteSlots;
+use devrx_proto::shm::{Shm, ShmError, ShmWriter};
 
 /// How many reasons for a drop there are.
 const REASONS: usize = DropReason::ALL.len();
@@ -161,12 +162,9 @@ impl Snapshot {
     }
 }
 
-/// Where the numbers lie in shared memory.
+/// Where the numbers lie in shared memory: a slot a counter.
 #[derive(Debug)]
-pub(super) struct Words {
-    memory: Arc<Shm>,
-    counters: u64,
-}
+pub(super) struct Words(ShmWriter<1>);
 
 impl Words {
     pub(super) fn new(layout: &Layout, place: u32, memory: &Arc<Shm>) -> Result<Self, ShmError> {
@@ -174,18 +172,14 @@ impl Words {
             .queue(place)
             .ok_or(LayoutError::NoSuchQueue { queue: place })?
             .counters;
-        Ok(Self {
-            memory: memory.clone(),
-            counters,
-        })
+        let capacity = u32::try_from(COUNTERS).map_err(|_| LayoutError::TooLarge)?;
+        Ok(Self(memory.slots_to_write(counters, capacity)?))
     }
 
     /// Writes the numbers: some thirty relaxed stores, once a batch.
     pub(super) fn store(&self, numbers: &Snapshot) {
-        let put = |counter: Counter, value: u64| {
-            self.memory
-                .store_u64(self.counters + 8 * counter.index(), value);
-        };
+        // The index is below COUNTERS.
+        let put = |counter: Counter, value: u64| self.0.write(counter.index() as u32, [value]);
         put(Counter::Packets, numbers.packets());
         put(Counter::Bytes, numbers.bytes);
         put(Counter::Delivered, numbers.delivered);

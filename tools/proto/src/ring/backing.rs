@@ -14,6 +14,11 @@ pub trait ReadSlots<const N: usize>: Send {
     fn capacity(&self) -> u32;
     /// Copies a slot out.
     fn read(&self, index: u32) -> [u64; N];
+    /// [`read`](Self::read) for a loop: what it needs to know stays in registers.
+    #[inline]
+    fn reader(&self) -> impl Fn(u32) -> [u64; N] + '_ {
+        |index| self.read(index)
+    }
 }
 
 /// The slots of a ring, to write.
@@ -22,6 +27,11 @@ pub trait WriteSlots<const N: usize>: Send {
     fn capacity(&self) -> u32;
     /// Copies a slot in.
     fn write(&self, index: u32, words: [u64; N]);
+    /// [`write`](Self::write) for a loop: what it needs to know stays in registers.
+    #[inline]
+    fn writer(&self) -> impl Fn(u32, [u64; N]) + '_ {
+        |index, words| self.write(index, words)
+    }
 }
 
 /// The kinds of memory a ring is made of.
