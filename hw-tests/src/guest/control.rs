@@ -60,10 +60,7 @@ impl Control {
         if !self.received.contains(&b'\n') {
             let mut buffer = [0; 16 << 10];
             match self.stream.read(&mut buffer) {
-                // The port sends NULs when it is opened.
-                Ok(count) => self
-                    .received
-                    .extend(buffer[..count].iter().filter(|&&byte| byte != 0)),
+                Ok(count) => self.received.extend_from_slice(&buffer[..count]),
                 Err(error)
                     if matches!(
                         error.kind(),

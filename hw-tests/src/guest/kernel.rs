@@ -12,16 +12,19 @@ use super::packages::{Apt, filter, progress};
 use crate::command::run_ok;
 
 /// The modules that guests may load; what they depend on comes along.
-const MODULES: [&str; 8] = [
+const MODULES: [&str; 9] = [
     "vfio-pci",
     "vfio_iommu_type1",
     "igb",
     "igbvf",
     "virtio_net",
+    "virtio_console",
     "qxl",
     "vgem",
     "veth",
 ];
+/// Those of them that some of the kernels have built in. Not every package says what is.
+const MAY_BE_BUILT_IN: [&str; 1] = ["virtio_console"];
 /// The programs that busybox plays in a guest.
 const APPLETS: [&str; 12] = [
     "sh", "ip", "ls", "cat", "dmesg", "ps", "lsmod", "rmmod", "grep", "sleep", "kill", "mount",
@@ -211,8 +214,10 @@ fn closure(folder: &Path, release: &str, module: &str) -> Result<Vec<PathBuf>> {
         .arg("-d")
         .arg(folder)
         .args(["-S", release, "--show-depends", module]);
-    let output = run_ok(&mut modprobe, Duration::from_secs(20))
-        .with_context(|| format!("Linux {release} has no module {module}"))?;
+    let output = match run_ok(&mut modprobe, Duration::from_secs(20)) {
+        Err(_) if MAY_BE_BUILT_IN.contains(&module) => return Ok(Vec::new()),
+        found => found.with_context(|| format!("Linux {release} has no module {module}"))?,
+    };
     let files = output
         .stdout
         .lines()

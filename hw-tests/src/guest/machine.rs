@@ -7,6 +7,9 @@ pub const IVSHMEM: &str = "0000:00:03.0";
 /// The qxl device, whose video memory stands in for a GPU's.
 pub const QXL: &str = "0000:00:05.0";
 
+/// The name of the virtio port that is the control channel.
+pub const CONTROL: &str = "devrx.control";
+
 /// A guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Machine {

@@ -1,11 +1,11 @@
-//! What guest and host say to each other on the second serial port: one JSON array a line, `[id, request]` and `[id, reply]`.
+//! What guest and host say to each other on the control channel: one JSON array a line, `[id, request]` and `[id, reply]`.
 //!
 //! The guest asks, the host answers. The id lets a process of the guest pass over an answer meant for one that was killed.
 
 use serde::{Deserialize, Serialize};
 
-/// How many bytes one [`Request::BarRead`] may ask for: the answer must fit the guest's terminal buffers.
-pub const BAR_READ: u64 = 8 << 10;
+/// How many bytes one [`Request::BarRead`] may ask for.
+pub const BAR_READ: u64 = 64 << 10;
 
 /// Frames to inject.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

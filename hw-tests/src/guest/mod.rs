@@ -2,7 +2,7 @@
 //!
 //! QEMU's TCG interprets the guest, so no KVM is needed. Packages come from Debian ([`packages`], [`kernel`]); the first file
 //! system is made here ([`initramfs`]); `devrx-guest` is its `/init` ([`crate::inside`]) and runs tests one after another, each in
-//! a process of its own. Over the second serial port tests ask the host ([`control`]) to send frames, to show those that came
+//! a process of its own. Over a virtio port tests ask the host ([`control`]) to send frames, to show those that came
 //! out, to look at the memory behind a PCI BAR, to pull a cable.
 //!
 //! # Adding a test

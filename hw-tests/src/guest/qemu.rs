@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 
 use super::inject::Port;
 use super::kernel::Kernel;
-use super::machine::{BAR, Machine, Model};
+use super::machine::{BAR, CONTROL, Machine, Model};
 
 /// What may be asked of QEMU beside the machine.
 #[derive(Debug, Clone, Default)]
@@ -48,7 +48,7 @@ impl Files {
         self.0.join("bar")
     }
 
-    /// The socket of the second serial port.
+    /// The socket of the control channel.
     #[must_use]
     pub fn control(&self) -> PathBuf {
         self.0.join("control")
@@ -107,7 +107,12 @@ pub fn command(machine: &Machine, kernel: &Kernel, files: &Files, options: &Opti
         "-chardev",
         &format!("socket,id=control,path={}", socket(files.control())),
     ]);
-    command.args(["-serial", "chardev:control"]);
+    // Not a serial port: those carry a few bytes an interrupt, 7 kB a second.
+    command.args(["-device", "virtio-serial-pci,addr=0x7,max_ports=2"]);
+    command.args([
+        "-device",
+        &format!("virtserialport,chardev=control,name={CONTROL}"),
+    ]);
     command.args(["-qmp", &format!("unix:{}", socket(files.monitor()))]);
     for nic in machine.nics {
         command.args(["-netdev", &Port::netdev(nic, files.folder())]);

@@ -3,18 +3,18 @@
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
 
-use crate::guest::machine::Machine;
+use crate::command::wait_for;
+use crate::guest::machine::{CONTROL, Machine};
 use crate::guest::message::{BAR_READ, Frames, Reply, Request, from_hex, to_hex};
 
-/// The second serial port.
-const PORT: &str = "/dev/ttyS1";
+/// Where the kernel lists virtio ports; the file of each has the port's name.
+const PORTS: &str = "/sys/class/virtio-ports";
 /// How long the host may take for an answer.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -30,15 +30,22 @@ pub struct Host {
 impl Host {
     /// Opens the channel from a guest of this kind. One process at a time may use it.
     pub fn open(machine: Machine) -> Result<Self> {
+        let mut name = None;
+        wait_for("the control channel", Duration::from_secs(5), || {
+            for port in std::fs::read_dir(PORTS)?.flatten() {
+                let its = std::fs::read_to_string(port.path().join("name")).unwrap_or_default();
+                if its.trim() == CONTROL {
+                    name = Some(port.file_name());
+                }
+            }
+            Ok(name.is_some())
+        })?;
+        let path = Path::new("/dev").join(name.context("no control channel")?);
         let port = OpenOptions::new()
             .read(true)
             .write(true)
-            .custom_flags(nix::libc::O_NOCTTY)
-            .open(PORT)
-            .with_context(|| format!("cannot open {PORT}"))?;
-        let mut settings = tcgetattr(&port)?;
-        cfmakeraw(&mut settings);
-        tcsetattr(&port, SetArg::TCSANOW, &settings)?;
+            .open(&path)
+            .with_context(|| format!("cannot open {}", path.display()))?;
         let mut host = Self {
             port,
             received: Vec::new(),
@@ -152,8 +159,8 @@ impl Host {
         self.done(&Request::ForgetSeen(nic.to_owned()))
     }
 
-    /// Bytes of the ivshmem BAR as the host sees them: read where they are, not through the guest. The serial port carries some
-    /// 20 kB a second; for more than a few pages compare [`Host::bar_sum`]s.
+    /// Bytes of the ivshmem BAR as the host sees them: read where they are, not through the guest. For more than a megabyte compare
+    /// [`Host::bar_sum`]s.
     pub fn bar_read(&mut self, offset: u64, length: u64) -> Result<Vec<u8>> {
         let mut bytes = Vec::new();
         let (mut at, end) = (offset, offset + length);
@@ -223,7 +230,7 @@ impl Host {
                 PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX),
             )?;
             if ready[0].any() == Some(true) {
-                let mut buffer = [0; 4096];
+                let mut buffer = [0; 32 << 10];
                 let count = self.port.read(&mut buffer)?;
                 self.received.extend_from_slice(&buffer[..count]);
             }

@@ -172,6 +172,7 @@ fn set_up(machine: &Machine) -> Result<()> {
         }
     }
     sh("ip link set lo up")?;
+    modules::load("virtio_console")?;
     modules::load("vfio-pci")?;
     modules::load("vfio_iommu_type1")?;
     if machine.nics.iter().any(|nic| nic.model == Model::Virtio) {
