@@ -130,6 +130,12 @@ impl<D: Device> IgbNic<D> {
         })
     }
 
+    /// The port's own address, which the part's memory holds.
+    #[must_use]
+    pub const fn station(&self) -> [u8; 6] {
+        self.station
+    }
+
     /// Starts transmission, for sending a few packets. One transmitter at a time; it goes before the NIC is given up.
     ///
     /// # Errors

@@ -12,10 +12,12 @@ mod capture;
 mod commands;
 mod demo;
 mod doctor;
+mod frame;
 mod functions;
 mod namespace;
 mod pace;
 mod progress;
+mod selftest;
 mod size;
 mod stop;
 mod sys;
@@ -69,6 +71,8 @@ enum Command {
     Recv(recv::RecvArgs),
     /// Send a capture or UDP datagrams, at a steady rate.
     Send(send::SendArgs),
+    /// Test a NIC that is bound to vfio-pci: it sends to itself, and every byte is looked for where it belongs.
+    Selftest(selftest::SelftestArgs),
     /// Show what the daemon counts.
     Stats(stats::StatsArgs),
     /// Show it working: two network namespaces, a daemon, a client, traffic, every byte verified.
@@ -131,6 +135,7 @@ fn dispatch(cli: &Cli) -> Result<()> {
         Command::Flow(command) => flow::run(command, &socket, cli.json),
         Command::Recv(args) => recv::run(args, &socket, cli.json),
         Command::Send(args) => send::run(args, cli.json),
+        Command::Selftest(args) => selftest::run(args, cli.json),
         Command::Stats(args) => stats::run(args, &socket, cli.json),
         Command::Demo(args) => demo::run(args, cli.json),
         Command::Bench => bench::run(),

@@ -61,11 +61,15 @@ impl Seen {
         let l4 = match key.protocol {
             Some(protocol::TCP) if whole => {
                 seen.transport = Transport::Tcp;
-                // The end of the options is the end of all.
-                (l2..seen.end).rev().find_map(|at| {
-                    let offset = usize::from(frame.get(at + 12)? >> 4) * 4;
-                    (at + offset == seen.end && offset >= 20 && at >= l2 + 20).then_some(at)
-                })
+                if frame[l2] >> 4 == 6 && frame[l2 + 6] == protocol::TCP {
+                    Some(l2 + 40)
+                } else {
+                    // Behind IPv4 it is not looked at. Behind extension headers: the end of the options is the end of all.
+                    (l2..seen.end).rev().find_map(|at| {
+                        let offset = usize::from(frame.get(at + 12)? >> 4) * 4;
+                        (at + offset == seen.end && offset >= 20 && at >= l2 + 20).then_some(at)
+                    })
+                }
             }
             Some(protocol::UDP) if whole => {
                 seen.transport = Transport::Udp;

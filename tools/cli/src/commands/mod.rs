@@ -8,6 +8,7 @@ pub mod nic;
 pub mod recv;
 pub mod run;
 pub mod send;
+mod send_nic;
 pub mod stats;
 
 use std::path::Path;

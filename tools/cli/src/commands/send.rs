@@ -9,13 +9,15 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use arrayvec::ArrayVec;
 use clap::Args;
+use devrx_driver::vfio::PciAddress;
 use nix::sys::socket::{setsockopt, sockopt};
 use serde::Serialize;
 
+use super::send_nic::Sender;
 use crate::capture::Capture;
 use crate::pace::Pace;
 use crate::sys::{PacketSocket, SEND_BATCH};
-use crate::{progress, size, stop};
+use crate::{progress, selftest, size, stop};
 
 /// An Ethernet header: what the kernel wants of a frame at least.
 const SHORTEST: usize = 14;
@@ -26,8 +28,16 @@ const PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Args)]
 pub struct SendArgs {
     /// The interface to send through.
-    #[arg(long, value_name = "IF")]
-    interface: String,
+    #[arg(
+        long,
+        value_name = "IF",
+        required_unless_present = "nic",
+        conflicts_with = "nic"
+    )]
+    interface: Option<String>,
+    /// Or a NIC that is bound to vfio-pci and in no other use, to send through without Linux: vfio:PCI.
+    #[arg(long, value_name = "vfio:PCI", value_parser = selftest::nic)]
+    nic: Option<PciAddress>,
     /// Send the frames of this capture (pcap or pcapng, Ethernet), as they are.
     #[arg(
         long,
@@ -53,7 +63,7 @@ pub struct SendArgs {
 /// What was sent.
 #[derive(Debug, Default, Serialize)]
 pub struct Sent {
-    /// Packets the kernel took.
+    /// Packets the kernel took; with `--nic`, the NIC.
     pub sent: u64,
     /// Their bytes: whole frames of a capture, payload of UDP.
     pub bytes: u64,
@@ -84,23 +94,53 @@ pub fn run(args: &SendArgs, json: bool) -> Result<()> {
             }
             let frames = capture.frames;
             let count = args.count.unwrap_or(frames.len() as u64);
-            let socket = packet_socket(&args.interface)?;
-            send_frames(
-                &socket,
-                |at| Cow::Borrowed(frames[(at % frames.len() as u64) as usize].as_slice()),
-                Limit { count, time: None },
-                args.rate,
-                show,
-            )?
+            let frame = |at: u64| frames[(at % frames.len() as u64) as usize].as_slice();
+            let limit = Limit { count, time: None };
+            match (args.nic, &args.interface) {
+                (Some(nic), _) => Sender::open(nic)?.send(
+                    |at| Ok((Cow::Borrowed(frame(at)), frame(at).len() as u64)),
+                    limit,
+                    args.rate,
+                    show,
+                )?,
+                (None, interface) => {
+                    let socket = packet_socket(interface.as_deref().unwrap_or_default())?;
+                    send_frames(
+                        &socket,
+                        |at| Cow::Borrowed(frame(at)),
+                        limit,
+                        args.rate,
+                        show,
+                    )?
+                }
+            }
         }
-        (None, Some(to)) => send_udp(
-            &args.interface,
-            to,
-            args.size.unwrap_or(0),
-            args.count,
-            args.rate,
-            show,
-        )?,
+        (None, Some(to)) => {
+            let size = datagram(args.size.unwrap_or(0))?;
+            match (args.nic, &args.interface) {
+                (Some(nic), _) => {
+                    let mut sender = Sender::open(nic)?;
+                    let headers = sender.udp(to);
+                    let limit = Limit {
+                        count: args.count.unwrap_or(u64::MAX),
+                        time: None,
+                    };
+                    let frame = |at| {
+                        let frame = headers.frame(&payload(size, at))?;
+                        Ok((Cow::Owned(frame.bytes), size as u64))
+                    };
+                    sender.send(frame, limit, args.rate, show)?
+                }
+                (None, interface) => send_udp(
+                    interface.as_deref().unwrap_or_default(),
+                    to,
+                    size,
+                    args.count,
+                    args.rate,
+                    show,
+                )?,
+            }
+        }
         (None, None) => bail!("nothing to send; give --pcap FILE or --udp ADDR:PORT"),
     };
     line.clear();
@@ -152,7 +192,7 @@ pub struct Limit {
 }
 
 impl Limit {
-    fn reached(&self, sent: u64, start: Instant) -> bool {
+    pub(super) fn reached(&self, sent: u64, start: Instant) -> bool {
         sent >= self.count
             || self
                 .time
@@ -205,18 +245,31 @@ pub fn send_frames<'a>(
     Ok(sent)
 }
 
+/// What `--size` asks for.
+fn datagram(size: u64) -> Result<usize> {
+    usize::try_from(size)
+        .ok()
+        .filter(|&size| size <= 65_507)
+        .context("--size: a UDP datagram holds at most 65507 bytes")
+}
+
+/// The payload of a datagram: its number in the first eight bytes, as far as they fit, then counting bytes.
+fn payload(size: usize, number: u64) -> Vec<u8> {
+    let mut payload: Vec<u8> = (0..size).map(|i| i as u8).collect();
+    let number = number.to_be_bytes();
+    let fits = size.min(number.len());
+    payload[..fits].copy_from_slice(&number[..fits]);
+    payload
+}
+
 fn send_udp(
     interface: &str,
     to: SocketAddr,
-    size: u64,
+    size: usize,
     count: Option<u64>,
     rate: Option<f64>,
     mut show: impl FnMut(&Sent),
 ) -> Result<Sent> {
-    let size = usize::try_from(size)
-        .ok()
-        .filter(|&size| size <= 65_507)
-        .context("--size: a UDP datagram holds at most 65507 bytes")?;
     let index = nix::net::if_::if_nametoindex(interface).with_context(|| {
         format!("cannot send through {interface}: there is no such interface; `ip link` lists them")
     })?;
@@ -236,7 +289,7 @@ fn send_udp(
     socket
         .set_broadcast(true)
         .context("cannot allow broadcasts")?;
-    let mut payload: Vec<u8> = (0..size).map(|i| i as u8).collect();
+    let mut payload = payload(size, 0);
     let mut pace = Pace::new(rate);
     let mut sent = Sent::default();
     let count = count.unwrap_or(u64::MAX);
@@ -290,7 +343,7 @@ fn refusal(at: u64, length: usize) -> String {
 }
 
 impl Sent {
-    fn finish(&mut self, start: Instant) {
+    pub(super) fn finish(&mut self, start: Instant) {
         self.seconds = start.elapsed().as_secs_f64();
         self.packets_per_second = if self.seconds > 0.0 {
             self.sent as f64 / self.seconds
