@@ -298,7 +298,9 @@ impl<D: Device> IgbNic<D> {
         shared.write(regs.rdt(), 0);
         shared.write(regs.rxdctl(), RXDCTL_ENABLE | RXDCTL_THRESHOLDS);
         if !wait(ENABLE_PATIENCE, || {
-            shared.read(regs.rxdctl()) & RXDCTL_ENABLE != 0
+            let value = shared.read(regs.rxdctl());
+            // All ones is no answer.
+            value != u32::MAX && value & RXDCTL_ENABLE != 0
         }) {
             return Err(DriverError::QueueBusy {
                 nic: self.name().to_owned(),
@@ -450,7 +452,7 @@ impl<D: Device> Nic for IgbNic<D> {
             let _control = self.shared.control();
             self.set_drop_enable();
         }
-        std::thread::sleep(FIFO_DRAIN);
+        init::pause(FIFO_DRAIN);
         Ok(())
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use devrx_pool::Pool;
 
-use super::init::wait;
+use super::init::{pause, wait};
 use super::interrupts;
 use super::receive::Receive;
 use super::regs::{RXDCTL_ENABLE, RxQueueRegs};
@@ -137,7 +137,7 @@ impl<D: Device> IgbQueue<D> {
             self.shared.read(rxdctl) & RXDCTL_ENABLE == 0
         });
         if off {
-            std::thread::sleep(STOP_SETTLE);
+            pause(STOP_SETTLE);
             // A read is answered behind the writes that the device has under way (PCIe ordering).
             self.count_drops();
             self.shared.take_causes();

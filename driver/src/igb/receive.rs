@@ -183,7 +183,8 @@ impl Receive {
                 && self.partial.is_empty()
                 && !self.discard
                 && status.length() <= self.chunk_size
-                && info.header_length() <= self.slot_size
+                // 1 to the slot's size: a header that was split off is not empty.
+                && info.header_length().wrapping_sub(1) < self.slot_size
             {
                 // Nearly every packet: one chunk, header split off, nothing to look up.
                 self.counts.received += 1;
@@ -284,7 +285,9 @@ impl Receive {
             .sum();
         let frame = usize::from(header) + payload;
         let first = match self.partial.first() {
-            Some(&first) if header <= self.slot_size && frame > 0 => first,
+            Some(&first) if header <= self.slot_size && frame > 0 && (header > 0 || !split) => {
+                first
+            }
             _ => return Err(|counts| &mut counts.bad_descriptor),
         };
         if self.drop_unsplit && !split {

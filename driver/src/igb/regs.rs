@@ -311,8 +311,6 @@ pub(super) mod statistics {
     pub const GORCL: u32 = 0x4088;
     /// High half.
     pub const GORCH: u32 = 0x408c;
-    /// Packets that found no descriptor, kept in the FIFO.
-    pub const RNBC: u32 = 0x40a0;
     /// Frames too short, FCS good.
     pub const RUC: u32 = 0x40a4;
     /// Frames too short, FCS bad.

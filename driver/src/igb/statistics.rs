@@ -27,7 +27,6 @@ const DROPS: [(&str, u32); 8] = [
 pub(super) struct Totals {
     packets: u64,
     bytes: u64,
-    no_buffer: u64,
     drops: [u64; DROPS.len()],
 }
 
@@ -40,12 +39,16 @@ impl<D: Device> Shared<D> {
             value => u64::from(value),
         };
         let mut totals = self.totals.lock().unwrap_or_else(PoisonError::into_inner);
-        totals.packets += count(reg::GPRC);
+        // What the device says is not checked, so it may be too much even for 64 bits.
+        let add = |total: &mut u64, count| *total = total.wrapping_add(count);
+        add(&mut totals.packets, count(reg::GPRC));
         // Low first: reading the high half clears both.
-        totals.bytes += count(reg::GORCL) | count(reg::GORCH) << 32;
-        totals.no_buffer += count(reg::RNBC);
+        add(
+            &mut totals.bytes,
+            count(reg::GORCL) | count(reg::GORCH) << 32,
+        );
         for (total, (_, offset)) in totals.drops.iter_mut().zip(DROPS) {
-            *total += count(offset);
+            add(total, count(offset));
         }
         *totals
     }

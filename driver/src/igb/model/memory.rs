@@ -63,6 +63,16 @@ impl Iommu {
         done
     }
 
+    /// Whether the device reaches the range.
+    pub(super) fn covers(&self, iova: u64, len: usize) -> bool {
+        let table = self.table();
+        table
+            .entries
+            .range(..=iova)
+            .next_back()
+            .is_some_and(|(base, entry)| iova - base + len as u64 <= entry.len as u64)
+    }
+
     /// The device writes. False if it is not let.
     pub(super) fn write(&self, iova: u64, bytes: &[u8]) -> bool {
         self.reach(iova, bytes.len(), |memory, at| {

@@ -9,6 +9,7 @@
 
 mod device;
 mod frame;
+pub mod hostile;
 mod interrupts;
 mod memory;
 mod place;
@@ -72,6 +73,7 @@ struct State {
     fifo: VecDeque<Vec<u8>>,
     sent: Vec<Vec<u8>>,
     resets: u32,
+    tape: hostile::Tape,
 }
 
 impl IgbModel {
@@ -109,6 +111,7 @@ impl IgbModel {
             fifo: VecDeque::new(),
             sent: Vec::new(),
             resets: 0,
+            tape: hostile::Tape::default(),
         };
         state.reset();
         Arc::new(Self {
@@ -172,6 +175,45 @@ impl IgbModel {
     #[must_use]
     pub fn peek(&self, offset: u32) -> u32 {
         self.chip.state().get(offset)
+    }
+
+    /// RDT of `queue`.
+    #[must_use]
+    pub fn tail(&self, queue: u32) -> u32 {
+        self.peek(regs::RxQueueRegs::of(queue).rdt())
+    }
+
+    /// Whether the last `count` descriptors that `queue` was given name buffers within the device's reach: `chunk` bytes of payload, `slot` of
+    /// header.
+    ///
+    /// # Panics
+    ///
+    /// When one does not.
+    pub fn check_posted(&self, queue: u32, count: u32, chunk: u32, slot: u32) {
+        let state = self.chip.state();
+        let ring = regs::RxQueueRegs::of(queue);
+        let entries = state.get(ring.rdlen()) / 16;
+        if entries == 0 {
+            return;
+        }
+        let tail = state.get(ring.rdt()) % entries;
+        // Those that a waiting frame has used up already are the device's words.
+        let left = (tail + entries - state.get(ring.rdh()) % entries) % entries;
+        let mut at = (tail + entries - count.min(left)) % entries;
+        while at != tail {
+            let descriptor = state.ring_base(queue) + u64::from(at) * 16;
+            let (packet, header) = (
+                state.iommu.word(descriptor),
+                state.iommu.word(descriptor + 8),
+            );
+            let fits = |iova, len: u32| state.iommu.covers(iova, len as usize);
+            assert!(fits(packet, chunk), "a packet buffer within reach");
+            assert!(
+                header == 0 || fits(header, slot),
+                "a header buffer within reach"
+            );
+            at = (at + 1) % entries;
+        }
     }
 
     /// Writes 16 bytes over the descriptor at `index` of queue `queue`'s ring, whatever the driver thinks of it: a broken device.
