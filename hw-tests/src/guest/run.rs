@@ -152,9 +152,13 @@ fn one_guest(
     let Some((control, qmp)) = connected else {
         // Given a moment, QEMU says why.
         std::thread::sleep(Duration::from_millis(200));
-        let outcome = Outcome::of(guest.end()?);
+        let ended = guest.child.try_wait()?.map(Outcome::of);
         let said = std::fs::read_to_string(files.errors())?;
-        bail!("QEMU did not start: {outcome}: {said}");
+        return match ended {
+            Some(outcome) if outcome.is_crash() => Ok(outcome),
+            Some(outcome) => bail!("QEMU did not start: {outcome}: {said}"),
+            None => bail!("QEMU runs, but does not answer: {said}"),
+        };
     };
     let mut control = Control::new(control, qmp, machine, ports, bar, programs.captures.clone())?;
     let mut deadline = Instant::now() + BOOT;
