@@ -163,7 +163,7 @@ fn bar(host: &mut Host) -> Result<()> {
     )?;
     refused(
         peer::open_bar(address, 0, &Options::default()).map_err(Into::into),
-        &["no memory that can be mapped", "2 (16777216 bytes)"],
+        &["of 256 bytes cannot be mapped", "2 (16777216 bytes)"],
     )
 }
 
