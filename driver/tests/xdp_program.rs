@@ -183,7 +183,7 @@ fn the_last_of_the_most_rules_takes_its_packets() {
                     let port = port(queue % lists, n);
                     // The longest there are, that take the frame sent.
                     format!(
-                        "vlan=1,inner-vlan=2,ip6,src=fd00::/127,dst=fd00::2/127,udp,src-port=0-{port},dst-port={port}"
+                        "dst-mac=2:0:0:0:0:1,vlan=1,inner-vlan=2,ip6,src=fd00::/127,dst=fd00::2/127,udp,src-port=0-{port},dst-port={port}"
                     )
                 };
                 let rules = (0..MAX_RULES_PER_QUEUE).map(|n| rule(n).parse().unwrap());
@@ -221,6 +221,10 @@ fn each_kind_of_rule_takes_the_same_of_the_corpus() {
     }
     let rules = [
         "any",
+        "dst-mac=02:00:00:00:00:01",
+        "dst-mac=01:80:c2:00:00:0e",
+        "dst-mac=01:80:c2:00:00:0e,ether-type=0x88cc",
+        "dst-mac=02:00:00:00:00:01,udp,dst-port=5000",
         "vlan=100",
         "inner-vlan=7",
         "vlan=100,inner-vlan=7",

@@ -16,6 +16,8 @@ const USER_V6: u32 = 0x0e;
 const ETHER: u32 = 0x12;
 /// The flow type also asks for what is in the extension.
 const EXT: u32 = 0x8000_0000;
+/// The flow type also asks for the Ethernet destination in the extension.
+const MAC_EXT: u32 = 0x4000_0000;
 /// `ETH_RX_NFC_IP4`.
 const IP_VERSION_4: u8 = 1;
 
@@ -49,13 +51,29 @@ pub(super) fn specs(rule: &FlowRule, queue: u32) -> Result<Vec<FlowSpec>, String
                 None => specs.push(any_ip_spec(rule, queue, version, None)),
             }
         }
-    } else if let Some(kind) = rule.ether_type() {
+    } else if rule.ether_type().is_some() || rule.dst_mac().is_some() {
         let mut spec = FlowSpec::new(ETHER, queue);
-        put(&mut spec.value, 12, &kind.to_be_bytes());
-        put(&mut spec.mask, 12, &[0xff; 2]);
+        if let Some(kind) = rule.ether_type() {
+            put(&mut spec.value, 12, &kind.to_be_bytes());
+            put(&mut spec.mask, 12, &[0xff; 2]);
+        }
+        if let Some(address) = rule.dst_mac() {
+            put(&mut spec.value, 0, &address);
+            put(&mut spec.mask, 0, &[0xff; 6]);
+        }
         specs.push(spec);
     } else {
-        return Err("a receive rule must name an ether type, protocol, address or port".to_owned());
+        return Err(
+            "a receive rule must name an Ethernet address, ether type, protocol, address or port"
+                .to_owned(),
+        );
+    }
+    if let Some(address) = rule.dst_mac().filter(|_| ip) {
+        for spec in &mut specs {
+            spec.flow_type |= MAC_EXT;
+            spec.value_ext.dest = address;
+            spec.mask_ext.dest = [0xff; 6];
+        }
     }
     if let Some(vlan) = rule.vlan() {
         for spec in &mut specs {
@@ -305,6 +323,25 @@ mod tests {
         assert_eq!(
             (specs[0].value_ext.vlan_tci, specs[0].mask_ext.vlan_tci),
             ([0, 100], [0x0f, 0xff])
+        );
+        let to = [0x52, 0x54, 0, 0, 0, 0x11];
+        let specs = of("dst-mac=52:54:00:00:00:11");
+        assert_eq!(
+            (
+                specs[0].flow_type,
+                &specs[0].value[..6],
+                &specs[0].mask[..8]
+            ),
+            (ETHER, &to[..], &[255, 255, 255, 255, 255, 255, 0, 0][..])
+        );
+        let specs = of("dst-mac=52:54:00:00:00:11,ip,udp,vlan=3");
+        assert_eq!(
+            (
+                specs[0].flow_type,
+                specs[0].value_ext.dest,
+                specs[0].mask_ext.dest
+            ),
+            (UDP_V4 | EXT | MAC_EXT, to, [0xff; 6])
         );
         let specs = of("proto=89,ip");
         assert_eq!(

@@ -5,6 +5,7 @@
 //! | term | holds for |
 //! |---|---|
 //! | `any` | every frame; stands alone |
+//! | `dst-mac=52:54:00:00:00:11` | frames to this Ethernet address |
 //! | `vlan=100` | frames whose outer, or only, VLAN tag has this identifier (0 to 4094) |
 //! | `inner-vlan=7` | frames whose second VLAN tag has this identifier |
 //! | `ether-type=0x88f7` | frames with this ether type behind their VLAN tags; `arp`, `ip` and `ip6` are short for three of them |

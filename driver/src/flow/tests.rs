@@ -54,6 +54,8 @@ fn rules_take_what_they_say() {
         ("arp", [false, false, false, true]),
         ("ether-type=2054", [false, false, false, true]),
         ("proto=17", [true, true, true, false]),
+        ("dst-mac=02:00:00:00:00:10", [true, true, true, false]),
+        ("dst-mac=02:00:00:00:00:11,udp", [false; 4]),
         ("vlan=100", [false, false, true, false]),
         ("inner-vlan=7", [false, false, true, false]),
         ("vlan=7", [false; 4]),
@@ -126,6 +128,7 @@ fn rules_are_written_in_one_way() {
         (" udp , dst-port = 5000 ", "udp,dst-port=5000"),
         ("dst-port=5000,udp,vlan=100", "vlan=100,udp,dst-port=5000"),
         ("ether-type=0x0800,proto=6", "ip,tcp"),
+        ("udp,dst-mac=2:0:0:a:B:FF", "dst-mac=02:00:00:0a:0b:ff,udp"),
         ("ether-type=35063", "ether-type=0x88f7"),
         ("src=10.0.0.1/32", "src=10.0.0.1"),
         ("dst-port=7-7", "dst-port=7"),
@@ -177,6 +180,19 @@ fn what_is_no_rule_is_refused() {
     refused("udp,tcp", "second protocol", "second rule");
     refused("arp,ip", "second ether type", "second rule");
     refused("vlan=1,vlan=2", "second `vlan`", "second rule");
+    refused("dst-mac", "needs a value", "dst-mac=VALUE");
+    refused("dst-mac=02:00:00:00:00", "no Ethernet address", "six bytes");
+    refused("dst-mac=02:00:00:00:00:00:00", "no Ethernet address", "six");
+    refused(
+        "dst-mac=02:00:00:00:00:+1",
+        "no Ethernet address",
+        "six bytes",
+    );
+    refused(
+        "dst-mac=02:00:00:00:00:100",
+        "no Ethernet address",
+        "six bytes",
+    );
     refused("vlan=4095", "no VLAN identifier", "0 to 4094");
     refused("ether-type=0x8100", "VLAN tag", "vlan=ID");
     refused("ether-type=1500", "no ether type", "0x0600");

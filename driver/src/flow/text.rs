@@ -79,8 +79,8 @@ fn read_term(rule: &mut FlowRule, term: &str) -> Result<(), Fault> {
                 "it has an empty term",
                 "write `any`, or terms separated by single commas, like `udp,dst-port=5000`",
             ),
-            "vlan" | "inner-vlan" | "ether-type" | "proto" | "src" | "dst" | "src-port"
-            | "dst-port" => fault(
+            "dst-mac" | "vlan" | "inner-vlan" | "ether-type" | "proto" | "src" | "dst"
+            | "src-port" | "dst-port" => fault(
                 format!("`{name}` needs a value"),
                 format!("write `{name}=VALUE`"),
             ),
@@ -88,6 +88,7 @@ fn read_term(rule: &mut FlowRule, term: &str) -> Result<(), Fault> {
         };
     };
     match name {
+        "dst-mac" => set(&mut rule.dst_mac, mac(value)?, "a second `dst-mac`"),
         "vlan" => set(
             &mut rule.vlan,
             vlan(name, value)?,
@@ -131,7 +132,7 @@ fn read_term(rule: &mut FlowRule, term: &str) -> Result<(), Fault> {
 fn unknown<T>(name: &str) -> Result<T, Fault> {
     fault(
         format!("`{name}` is no term"),
-        "the terms are any, vlan=, inner-vlan=, ether-type=, arp, ip, ip6, udp, tcp, proto=, src=, dst=, src-port=, dst-port=",
+        "the terms are any, dst-mac=, vlan=, inner-vlan=, ether-type=, arp, ip, ip6, udp, tcp, proto=, src=, dst=, src-port=, dst-port=",
     )
 }
 
@@ -144,6 +145,32 @@ fn set<T>(place: &mut Option<T>, value: T, second: &str) -> Result<(), Fault> {
     }
     *place = Some(value);
     Ok(())
+}
+
+fn mac(value: &str) -> Result<[u8; 6], Fault> {
+    let mut address = [0; 6];
+    let mut bytes = value.split(':');
+    for byte in &mut address {
+        // One digit or two, as every tool writes them.
+        let digits = bytes
+            .next()
+            .filter(|digits| (1..=2).contains(&digits.len()) && !digits.starts_with('+'));
+        let Some(read) = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()) else {
+            return no_mac(value);
+        };
+        *byte = read;
+    }
+    if bytes.next().is_some() {
+        return no_mac(value);
+    }
+    Ok(address)
+}
+
+fn no_mac<T>(value: &str) -> Result<T, Fault> {
+    fault(
+        format!("`{value}` is no Ethernet address"),
+        "write six bytes in hexadecimal, like `dst-mac=52:54:00:00:00:11`",
+    )
 }
 
 fn vlan(name: &str, value: &str) -> Result<u16, Fault> {
@@ -315,6 +342,9 @@ impl fmt::Display for FlowRule {
             return f.write_str("any");
         }
         let mut terms = Vec::new();
+        terms.extend(self.dst_mac.map(|[a, b, c, d, e, f]| {
+            format!("dst-mac={a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
+        }));
         terms.extend(self.vlan.map(|id| format!("vlan={id}")));
         terms.extend(self.inner_vlan.map(|id| format!("inner-vlan={id}")));
         terms.extend(self.ether_type.map(|kind| match kind {

@@ -24,6 +24,7 @@ pub const V6: [[u8; 16]; 4] = [
     [0xfd, 0xff, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14],
     [0x20, 1, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1],
 ];
+pub const MACS: [[u8; 6]; 3] = [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 1, 1], [0xff; 6]];
 pub const PORTS: [u16; 5] = [80, 4999, 5000, 5005, 5011];
 pub const VLANS: [u16; 4] = [0, 7, 100, 4094];
 pub const TPIDS: [u16; 3] = [0x8100, 0x88a8, 0x9100];
@@ -224,8 +225,9 @@ pub fn built() -> impl Strategy<Value = Vec<u8>> {
         5 => ipv6().prop_map(|ip| (0x86dd, ip)),
         2 => other,
     ];
-    (tags, inside, 0usize..20).prop_map(|(tags, (kind, inside), padding)| {
-        let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
+    let to = select(&MACS[..]);
+    (to, tags, inside, 0usize..20).prop_map(|(to, tags, (kind, inside), padding)| {
+        let mut frame = [&to[..], &[2, 0, 0, 0, 0, 2]].concat();
         for (tpid, id, priority) in tags {
             frame.extend_from_slice(&tpid.to_be_bytes());
             frame.extend_from_slice(&(priority << 12 | id).to_be_bytes());
@@ -305,6 +307,9 @@ pub fn rule() -> impl Strategy<Value = FlowRule> {
         0.1,
         select(&VLANS[..]).prop_map(|id| format!("inner-vlan={id}")),
     );
+    let to = select(&MACS[..])
+        .prop_map(|[a, b, c, d, e, f]| format!("dst-mac={a:x}:{b:x}:{c:x}:{d:x}:{e:x}:{f:x}"));
+    let to = option::weighted(0.15, to);
     let not_ip = prop_oneof![
         Just("arp".to_owned()),
         select(&["ether-type=0x88f7", "ip", "ip6", "ether-type=35020"][..]).prop_map(str::to_owned)
@@ -338,9 +343,10 @@ pub fn rule() -> impl Strategy<Value = FlowRule> {
         terms.extend(dst.map(|prefix| format!("dst={prefix}")));
         terms.join(",")
     });
-    (vlan, inner, prop_oneof![1 => not_ip, 6 => ip]).prop_map(|(vlan, inner, rest)| {
-        let terms: Vec<String> = vlan
+    (to, vlan, inner, prop_oneof![1 => not_ip, 6 => ip]).prop_map(|(to, vlan, inner, rest)| {
+        let terms: Vec<String> = to
             .into_iter()
+            .chain(vlan)
             .chain(inner)
             .chain((!rest.is_empty()).then_some(rest))
             .collect();

@@ -49,16 +49,18 @@ pub(super) const DST_PORT: Slot = Slot::new(6);
 /// Four slots each, of words as they are in the packet.
 pub(super) const SRC: Slot = Slot::new(7);
 pub(super) const DST: Slot = Slot::new(11);
-const RULE_SLOTS: i16 = 15;
+/// The Ethernet destination: a word as it is in the packet, then a half word, whose being there tells whether either is.
+pub(super) const DST_MAC: Slot = Slot::new(15);
+const RULE_SLOTS: i16 = 17;
 /// Offset in the frame of the next header.
-const OFFSET: Slot = Slot::new(15);
+const OFFSET: Slot = Slot::new(17);
 /// Offset in the frame that headers end at or before.
-const LIMIT: Slot = Slot::new(16);
+const LIMIT: Slot = Slot::new(18);
 /// The next header's number, in the walk over IPv6 extension headers.
-const NEXT: Slot = Slot::new(17);
+const NEXT: Slot = Slot::new(19);
 /// When the walk is over: the verdict, and the queue's number as a map's key.
-pub(super) const VERDICT: Slot = Slot::new(18);
-pub(super) const QUEUE: Slot = Slot::new(19);
+pub(super) const VERDICT: Slot = Slot::new(20);
+pub(super) const QUEUE: Slot = Slot::new(21);
 
 /// `struct xdp_md`.
 pub(super) const MD_DATA: i16 = 0;
@@ -172,6 +174,11 @@ impl Walk<'_> {
         self.keep_number(LIMIT, MAX_HEADERS as u32);
         self.keep_number(OFFSET, 0);
         self.window(ETHERNET_HEADER);
+        self.keep_words(DST_MAC, 0, 1);
+        self.asm.load(Size::Half, TEMP, HEADER, 4);
+        if !removed("bpf-dst-mac") {
+            keep(self.asm, DST_MAC.plus(1), TEMP);
+        }
         self.half(TEMP, 12);
         self.asm.alu(Op::Add, OFF, ETHERNET_HEADER as i32);
         keep(self.asm, OFFSET, OFF);

@@ -13,8 +13,8 @@
 
 use super::asm::{Asm, AsmError, Cond, Insn, Label, Op, Reg, Size};
 use super::parser::{
-    self, CONTEXT, DST, DST_PORT, ETHER_TYPE, FAMILY, PROTOCOL, QUEUE, SRC, SRC_PORT, Slot,
-    VERDICT, VLAN,
+    self, CONTEXT, DST, DST_MAC, DST_PORT, ETHER_TYPE, FAMILY, PROTOCOL, QUEUE, SRC, SRC_PORT,
+    Slot, VERDICT, VLAN,
 };
 use crate::flow::{FlowRule, PortRange, Prefix};
 use devrx_sabotage::removed;
@@ -105,7 +105,7 @@ pub(super) fn shared(queues: &[(u32, Vec<FlowRule>)]) -> Vec<Shared<'_>> {
     lists
 }
 
-/// Rules from one place where jumps are relayed to the next. A jump reaches 32767 instructions; a rule takes 37 at the most.
+/// Rules from one place where jumps are relayed to the next. A jump reaches 32767 instructions; a rule takes 41 at the most.
 const RELAY: usize = 512;
 
 /// Writes the program. `queues` has the rules of each queue that has any, by rising queue number, all below [`super::MAX_QUEUES`].
@@ -294,6 +294,10 @@ fn compare(asm: &mut Asm, rule: &FlowRule, next: Label) {
     };
     // First what tells most frames apart.
     equal(ETHER_TYPE, rule.ether_type().map(u32::from));
+    if let Some([a, b, c, d, e, f]) = rule.dst_mac() {
+        equal(DST_MAC.plus(1), Some(u16::from_ne_bytes([e, f]).into()));
+        equal(DST_MAC, Some(u32::from_ne_bytes([a, b, c, d])));
+    }
     equal(PROTOCOL, rule.protocol().map(u32::from));
     equal(VLAN, rule.vlan().map(u32::from));
     equal(VLAN.plus(1), rule.inner_vlan().map(u32::from));

@@ -14,7 +14,7 @@ pub enum FlowCommand {
     Add {
         /// The attachment's name.
         name: String,
-        /// The rule: `any`, `udp,dst-port=5000`, `ip,src=10.0.0.0/8`, `ether-type=0x88f7`, `vlan=100,udp`, ...
+        /// The rule: `any`, `udp,dst-port=5000`, `ip,src=10.0.0.0/8`, `ether-type=0x88f7`, `vlan=100,udp`, `dst-mac=52:54:00:00:00:11`, ...
         rule: String,
     },
     /// Remove a rule from an attachment.

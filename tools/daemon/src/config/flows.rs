@@ -11,6 +11,7 @@ pub struct Match(pub String);
 
 /// The fields a table may have: name in the file, and what it becomes in a rule.
 const FIELDS: &[(&str, Part)] = &[
+    ("eth_dst", Part::Text("dst-mac")),
     ("ether_type", Part::Hex("ether-type")),
     ("vlan", Part::Value("vlan")),
     ("ip_src", Part::Address("src")),
@@ -26,6 +27,8 @@ const FIELDS: &[(&str, Part)] = &[
 enum Part {
     Hex(&'static str),
     Value(&'static str),
+    /// Text that is written into the rule as it is.
+    Text(&'static str),
     /// An IPv4 or IPv6 address or prefix.
     Address(&'static str),
     /// A port, and the protocol it is a port of.
@@ -73,6 +76,12 @@ fn rule_of(fields: &[(String, toml::Value)]) -> Result<String, String> {
         match part {
             Part::Hex(key) => parts.push(format!("{key}={:#06x}", integer(name, value, 0xffff)?)),
             Part::Value(key) => parts.push(format!("{key}={}", integer(name, value, 0xffff)?)),
+            Part::Text(key) => {
+                let text = value
+                    .as_str()
+                    .ok_or_else(|| format!("{name} must be text, such as \"52:54:00:00:00:11\""))?;
+                parts.push(format!("{key}={text}"));
+            }
             Part::Address(key) => {
                 let text = value
                     .as_str()
@@ -153,6 +162,10 @@ mod tests {
                 "ip,udp,src=10.0.0.0/8,dst-port=5000",
             ),
             ("match = { ether_type = 0x88f7 }", "ether-type=0x88f7"),
+            (
+                "match = { eth_dst = \"52:54:00:00:00:11\", udp_dst = 5 }",
+                "udp,dst-mac=52:54:00:00:00:11,dst-port=5",
+            ),
             ("match = \"any\"", "any"),
         ] {
             assert_eq!(parse(table).as_deref(), Ok(rule), "{table}");
