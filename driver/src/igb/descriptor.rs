@@ -80,14 +80,17 @@ impl Info {
     }
 }
 
-/// The second word of a transmit descriptor that sends the whole packet of `len` bytes: data descriptor (type 3), with FCS, reported when done.
-pub(super) const fn transmit_command(len: u16) -> u64 {
-    let command: u64 = EOP | IFCS | RS | DEXT | 3 << 20;
-    command | len as u64 | (len as u64) << 46
+/// The second word of a transmit descriptor for `len` bytes: data descriptor (type 3), with FCS. `whole` is the packet's length in its first descriptor, 0
+/// in the others; the last one is reported when the packet has left.
+pub(super) const fn transmit_command(len: u16, whole: u16, last: bool) -> u64 {
+    let end = if last { EOP | RS } else { 0 };
+    len as u64 | IFCS | DEXT | 3 << 20 | end | (whole as u64) << 46
 }
-const EOP: u64 = 1 << 24;
+/// In the second word of a transmit descriptor: the packet ends here.
+pub(super) const EOP: u64 = 1 << 24;
 const IFCS: u64 = 1 << 25;
-const RS: u64 = 1 << 27;
+/// In the second word of a transmit descriptor: report when it has been sent.
+pub(super) const RS: u64 = 1 << 27;
 const DEXT: u64 = 1 << 29;
 /// In the second word of a transmit descriptor: it has been sent.
 pub(super) const TRANSMITTED: u64 = 1 << 32;
@@ -107,6 +110,8 @@ mod tests {
         assert!(status.has(Status::DD) && status.has(Status::EOP) && status.has(Status::L4CS));
         assert!(!status.has(Status::RXE | Status::HBO | Status::L4E));
         assert_eq!((status.length(), status.vlan()), (58, 100));
-        assert_eq!(transmit_command(60), 0x000f_0000_2b30_003c);
+        assert_eq!(transmit_command(60, 60, true), 0x000f_0000_2b30_003c);
+        assert_eq!(transmit_command(4096, 5000, false), 0x04e2_0000_2230_1000);
+        assert_eq!(transmit_command(904, 0, true), 0x2b30_0388);
     }
 }

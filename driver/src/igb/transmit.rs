@@ -1,5 +1,9 @@
-//! Transmission, as much as sending a few packets takes: one queue, each frame copied into a buffer of ours.
+//! Transmission, as much as sending a few packets takes: one queue, each frame copied into buffers of ours.
+//!
+//! A descriptor has a page: QEMU's model drops frames whose buffer goes over the end of a page behind an IOMMU, since it maps the buffer in one
+//! piece. A longer frame takes several descriptors.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,9 +15,9 @@ use crate::DriverError;
 use crate::device::{Device, DmaBuffer};
 
 /// Descriptors.
-const RING: u32 = 32;
-/// Bytes for each frame: the longest, FCS not included.
-const BUFFER: usize = 10 * 1024;
+const RING: u32 = 64;
+/// Bytes for each descriptor.
+const BUFFER: usize = 4096;
 /// How long the oldest frame may take to leave: pause frames from the other side can hold it up.
 const PATIENCE: Duration = Duration::from_millis(500);
 
@@ -25,6 +29,10 @@ pub struct Transmitter<D: Device> {
     buffers: DmaBuffer,
     /// The next descriptor to use.
     tail: u32,
+    /// The frames on their way, oldest first: their last descriptor, and how many they have.
+    frames: VecDeque<(u32, u32)>,
+    /// Descriptors of those frames.
+    used: u32,
 }
 
 impl<D: Device> Transmitter<D> {
@@ -33,10 +41,6 @@ impl<D: Device> Transmitter<D> {
         let mapper = shared.device.mapper();
         let ring = DmaBuffer::new(Arc::clone(&mapper), RING as usize * SIZE)?;
         let buffers = DmaBuffer::new(mapper, RING as usize * BUFFER)?;
-        for at in 0..RING as usize {
-            // Free from the start.
-            ring.store(at * SIZE + 8, TRANSMITTED);
-        }
         let regs = TxQueueRegs::of(0);
         let control = shared.control();
         shared.write(regs.txdctl(), 0);
@@ -54,12 +58,24 @@ impl<D: Device> Transmitter<D> {
             ring,
             buffers,
             tail: 0,
+            frames: VecDeque::with_capacity(RING as usize),
+            used: 0,
         })
     }
 
-    /// Whether the descriptor at `at` is free.
-    fn free(&self, at: u32) -> bool {
-        self.ring.acquire(at as usize * SIZE + 8) & TRANSMITTED != 0
+    /// Whether the frame whose last descriptor is at `last` has left.
+    fn left(&self, last: u32) -> bool {
+        self.ring.acquire(last as usize * SIZE + 8) & TRANSMITTED != 0
+    }
+
+    /// Takes back the descriptors of frames that have left.
+    fn take_back(&mut self) {
+        while let Some(&(last, count)) = self.frames.front()
+            && self.left(last)
+        {
+            self.frames.pop_front();
+            self.used -= count;
+        }
     }
 
     /// Sends a frame, Ethernet header first, without FCS. It is on its way when this returns; frames shorter than 60 bytes are padded by the NIC.
@@ -77,26 +93,40 @@ impl<D: Device> Transmitter<D> {
                 why: format!("use 14 to {most} bytes"),
             });
         }
+        let nic = self.shared.device.address().to_owned();
         let busy = |why: &str| DriverError::QueueBusy {
-            nic: self.shared.device.address().to_owned(),
+            nic,
             queue: 0,
             why: why.to_owned(),
         };
+        let pieces = frame.len().div_ceil(BUFFER) as u32;
         // One stays free: a full ring would look empty.
-        let next = (self.tail + 1) % RING;
-        if !wait(PATIENCE, || self.free(self.tail) && self.free(next)) {
+        if !wait(PATIENCE, || {
+            self.take_back();
+            self.used + pieces < RING
+        }) {
             return Err(busy(
                 "no frame has left for half a second; is the link up (`devrx nic list`), and does the other side take frames?",
             ));
         }
-        let at = self.tail as usize;
-        if !self.buffers.memory().copy_in(at * BUFFER, frame) {
-            return Err(busy("its buffers are gone"));
+        let mut whole = len;
+        let mut last = self.tail;
+        for (number, piece) in (1..).zip(frame.chunks(BUFFER)) {
+            let at = self.tail as usize;
+            if !self.buffers.memory().copy_in(at * BUFFER, piece) {
+                return Err(busy("its buffers are gone"));
+            }
+            self.ring
+                .store(at * SIZE, self.buffers.iova() + (at * BUFFER) as u64);
+            // A page at most.
+            let command = transmit_command(piece.len() as u16, whole, number == pieces);
+            self.ring.store(at * SIZE + 8, command);
+            whole = 0;
+            last = self.tail;
+            self.tail = (self.tail + 1) % RING;
         }
-        self.ring
-            .store(at * SIZE, self.buffers.iova() + (at * BUFFER) as u64);
-        self.ring.store(at * SIZE + 8, transmit_command(len));
-        self.tail = next;
+        self.frames.push_back((last, pieces));
+        self.used += pieces;
         self.shared.write(TxQueueRegs::of(0).tdt(), self.tail);
         Ok(())
     }
@@ -104,7 +134,9 @@ impl<D: Device> Transmitter<D> {
     /// Waits until everything has left, half a second at most; whether it has.
     #[must_use]
     pub fn flush(&self) -> bool {
-        wait(PATIENCE, || (0..RING).all(|at| self.free(at)))
+        wait(PATIENCE, || {
+            self.frames.iter().all(|&(last, _)| self.left(last))
+        })
     }
 }
 

@@ -1,6 +1,7 @@
 //! Frames from memory (82576 datasheet 7.2).
 
 use super::State;
+use crate::igb::descriptor::{EOP, RS, TRANSMITTED};
 use crate::igb::regs::{RCTL, TCTL, TXDCTL_ENABLE, TxQueueRegs, rctl, tctl};
 
 impl State {
@@ -18,18 +19,27 @@ impl State {
         let base = u64::from(self.get(ring.tdbal())) | u64::from(self.get(ring.tdbah())) << 32;
         let tail = self.get(ring.tdt()) % entries;
         let mut head = self.get(ring.tdh()) % entries;
+        let mut frame = Vec::new();
+        let mut whole = true;
         while head != tail {
             let at = base + u64::from(head) * 16;
             let (buffer, command) = (self.iommu.word(at), self.iommu.word(at + 8));
-            let mut frame = vec![0; command as usize & 0xffff];
-            if self.iommu.read(buffer, &mut frame) {
-                if self.phy_loopback || self.get(RCTL) & rctl::LBM_MAC != 0 {
+            let mut piece = vec![0; command as usize & 0xffff];
+            whole &= self.iommu.read(buffer, &mut piece);
+            frame.append(&mut piece);
+            if command & EOP != 0 {
+                let frame = std::mem::take(&mut frame);
+                if !std::mem::replace(&mut whole, true) {
+                    // Part of it could not be read.
+                } else if self.phy_loopback || self.get(RCTL) & rctl::LBM_MAC != 0 {
                     self.arrive(&frame);
                 } else {
                     self.sent.push(frame);
                 }
             }
-            let _ = self.iommu.write(at + 8, &(1_u64 << 32).to_le_bytes());
+            if command & RS != 0 {
+                let _ = self.iommu.write(at + 8, &TRANSMITTED.to_le_bytes());
+            }
             head = (head + 1) % entries;
         }
         self.put(ring.tdh(), head);

@@ -1,7 +1,9 @@
 //! The driver end to end on the register model.
 
+mod life;
 mod rig;
 mod split;
+mod steering;
 
 use rig::{Rig, Setup, udp};
 
