@@ -5,9 +5,12 @@ use anyhow::Result;
 use crate::guest::machine::{Machine, STANDARD};
 use crate::inside::Host;
 
+pub mod book;
 pub mod boot;
 pub mod harness;
 pub mod memory;
+pub mod nic_commands;
+pub mod selftest;
 pub mod vfio;
 pub mod vfio_bind;
 pub mod vfio_dma;
@@ -78,6 +81,9 @@ pub fn all() -> Vec<Test> {
         boot::TESTS,
         harness::TESTS,
         memory::TESTS,
+        book::TESTS,
+        nic_commands::TESTS,
+        selftest::TESTS,
         vfio::TESTS,
         vfio_bind::TESTS,
         vfio_dma::TESTS,

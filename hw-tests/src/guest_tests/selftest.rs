@@ -1,0 +1,95 @@
+//! `devrx selftest` and `devrx send --nic`, on QEMU's 82576.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use super::nic_commands::{devrx, ok, refused};
+use super::{Driver, Test};
+use crate::command::wait_for;
+use crate::inside::{CAPTURES, Host};
+use crate::pcap;
+
+/// The tests of this file.
+pub const TESTS: &[Test] = &[
+    Test::new("selftest_passes_on_an_82576", passes).limit(90),
+    Test::new("selftest_without_vfio_is_refused", refused_to_linux).igb(Driver::Linux),
+    Test::new("send_through_an_owned_nic_puts_frames_on_the_wire", send).limit(60),
+];
+
+fn passes(host: &mut Host) -> Result<()> {
+    let pci = host.pci("igb0")?;
+    let output = devrx(&format!("selftest {pci}"))?;
+    ensure!(
+        output.status.success() && output.stdout.trim_end().ends_with("\nok"),
+        "{}",
+        output.status
+    );
+    // The NIC keeps nothing of it, by either name.
+    let report = ok(&format!("selftest vfio:{pci}"))?;
+    ensure!(
+        report["ok"] == true && report["nic"] == pci.as_str(),
+        "{report}"
+    );
+    let checks = report["checks"].as_array().context("no checks")?;
+    ensure!(
+        checks.len() >= 14 && checks.iter().all(|check| check["ok"] == true),
+        "{report}"
+    );
+    // Everything stayed within the card.
+    ensure!(host.seen_count("igb0")? == 0, "frames went to the wire");
+    Ok(())
+}
+
+fn refused_to_linux(host: &mut Host) -> Result<()> {
+    let pci = host.pci("igb0")?;
+    refused(
+        &format!("selftest {pci}"),
+        &["its driver is igb", "devrx nic bind"],
+    )
+}
+
+fn send(host: &mut Host) -> Result<()> {
+    let pci = host.pci("igb0")?;
+    let mac = host.machine().nic("igb0").context("igb0")?.mac();
+    let sent = ok(&format!(
+        "send --nic vfio:{pci} --udp 10.9.0.1:5000 --size 300 --count 50 --rate 1000"
+    ))?;
+    ensure!(sent["sent"] == 50 && sent["bytes"] == 50 * 300, "{sent}");
+    wait_for("fifty frames", Duration::from_secs(5), || {
+        Ok(host.seen_count("igb0")? >= 50)
+    })?;
+    let frames = host.seen("igb0")?;
+    ensure!(frames.len() == 50, "{} frames", frames.len());
+    for (number, frame) in frames.iter().enumerate() {
+        ensure!(
+            frame.len() == 342
+                && frame[6..12] == mac
+                && frame[30..34] == [10, 9, 0, 1]
+                && frame[36..38] == 5000_u16.to_be_bytes()
+                && frame[42..50] == (number as u64).to_be_bytes(),
+            "frame {number}: {frame:02x?}"
+        );
+    }
+    host.forget_seen("igb0")?;
+    // Not one with headers cut off, which QEMU's 82576 does not send.
+    let file = format!("{CAPTURES}/tcp.pcap");
+    let wanted = pcap::read(std::path::Path::new(&file))?;
+    let sent = ok(&format!("send --nic {pci} --pcap {file}"))?;
+    ensure!(sent["sent"] == wanted.len(), "{sent}");
+    wait_for("the capture", Duration::from_secs(5), || {
+        Ok(host.seen_count("igb0")? >= wanted.len() as u64)
+    })?;
+    let seen = host.seen("igb0")?;
+    for (number, (seen, wanted)) in seen.iter().zip(&wanted).enumerate() {
+        // Silicon pads the short ones, QEMU does not.
+        ensure!(
+            seen.starts_with(wanted) && (seen == wanted || seen.len() == 60),
+            "frame {number} is {seen:02x?}, not {wanted:02x?}"
+        );
+    }
+    refused(
+        &format!("send --nic {pci} --udp 10.9.0.1:5000 --size 20000 --count 1"),
+        &["20000"],
+    )
+}
