@@ -7,6 +7,7 @@
 //! Rules of the lanes: every wait has an end; whatever a test starts (namespaces, processes, files) is ended when its guard is
 //! dropped, also by a panic, and by process id; tests take turns through a file lock, because they measure loss and share cores.
 
+pub mod bench;
 pub mod capture;
 pub mod command;
 pub mod daemon;

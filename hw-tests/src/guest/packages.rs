@@ -88,6 +88,33 @@ impl Apt {
         Ok(Ok(apt))
     }
 
+    /// Apt for source packages of the backports, with lists of its own, which few runs need. To be updated before use.
+    pub fn for_sources(cache: &Path) -> Result<Self> {
+        let mirror = mirror(Path::new("/etc/apt")).context("apt has no Debian mirror")?;
+        let apt = Self {
+            folder: cache.join("apt-sources"),
+        };
+        for folder in ["parts", "lists/partial", "archives/partial"] {
+            std::fs::create_dir_all(apt.folder.join(folder))?;
+        }
+        let text = mirror.replace("Types: deb\n", "Types: deb-src\n");
+        std::fs::write(apt.folder.join("parts/devrx-backports.sources"), text)?;
+        Ok(apt)
+    }
+
+    /// Fetches the upstream archive of a source package of exactly this version; where it lies.
+    pub fn source(&self, package: &str, version: &str, into: &Path) -> Result<PathBuf> {
+        let folder = into.join(package);
+        std::fs::create_dir_all(&folder)?;
+        let mut download = self.get();
+        // The archive alone: what Debian changed is not asked for.
+        download.args(["source", "--download-only", "--tar-only"]);
+        download.arg(format!("{package}={version}"));
+        run_ok(download.current_dir(&folder), Duration::from_secs(600))?;
+        let file = std::fs::read_dir(&folder)?.next();
+        Ok(file.context("apt fetched no archive")??.path())
+    }
+
     /// Brings the package lists up to date unless they are a day old at most.
     pub fn update(&self) -> Result<()> {
         let stamp = self.folder.join("updated");

@@ -6,6 +6,7 @@ use crate::guest::machine::{Machine, STANDARD};
 use crate::inside::Host;
 
 pub mod book;
+pub mod bench;
 pub mod boot;
 pub mod harness;
 pub mod memory;
@@ -92,10 +93,12 @@ pub fn all() -> Vec<Test> {
     .concat()
 }
 
-/// The test of this name.
+/// The test of this name, or the measurement.
 #[must_use]
 pub fn find(name: &str) -> Option<Test> {
-    all().into_iter().find(|test| test.name == name)
+    let measurements = [bench::COUNTS, bench::RATES].concat();
+    let mut known = all().into_iter().chain(measurements);
+    known.find(|test| test.name == name)
 }
 
 #[cfg(test)]

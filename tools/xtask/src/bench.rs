@@ -1,13 +1,21 @@
 //! `cargo xtask bench`.
 
+mod guest;
+
 use std::time::Instant;
 
 use anyhow::Result;
 
 use crate::shell;
 
-/// Runs the measurements; they print their own tables. Arguments choose among those of the pool.
+/// Runs the measurements; they print their own tables. `guest` first: those in a guest, with arguments of their own. Other arguments choose among
+/// those of the pool.
 pub fn run(args: &[String]) -> Result<bool> {
+    if let [first, rest @ ..] = args
+        && first == "guest"
+    {
+        return guest::run(rest);
+    }
     let start = Instant::now();
     shell::step("pool: recycling against releasing to the provider");
     let ok = shell::run(

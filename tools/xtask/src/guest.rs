@@ -15,7 +15,7 @@ const NEEDS: &[packages::Need] = &[
     ("scapy", "python3-scapy"),
 ];
 /// Programs in a guest find no libraries there, so they bring theirs. Said as a target, so that it is not also asked of build scripts.
-const STATIC: &str = "x86_64-unknown-linux-gnu";
+pub const STATIC: &str = "x86_64-unknown-linux-gnu";
 
 /// Runs the lane.
 pub fn run() -> Result<Tally> {

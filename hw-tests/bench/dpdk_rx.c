@@ -1,0 +1,125 @@
+/* The peer of `cargo xtask bench guest`: DPDK's igb driver, received with as DPDK's users do, by rx_burst and free_bulk on one core.
+ *
+ * Takes DPDK's own arguments, then commands on standard input, each answered with one line on standard output:
+ *
+ *     round PACKETS BURST      receives so many packets, which have all arrived, between two markers; answers `round RECEIVED`
+ *     rate PACKETS QUIET       receives until so many came, or none for QUIET milliseconds after the first; answers `rate RECEIVED`
+ *     quit
+ *
+ * At first it prints `ready` once the link is up. Markers: see mark.c.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <rte_cycles.h>
+#include <rte_eal.h>
+#include <rte_ethdev.h>
+#include <rte_mbuf.h>
+
+enum { DESCRIPTORS = 4096, BUFFERS = 16384, CACHE = 256, MOST = 256, PORT = 0, QUEUE = 0 };
+
+#define MARK(id) __asm__ volatile(".byte 0x0f, 0x1f, 0x84, 0x00, " #id ", 0x00, 0x54, 0x51" ::: "memory")
+
+static void fail(const char *what, int error)
+{
+    printf("failed: %s: %s\n", what, rte_strerror(error < 0 ? -error : error));
+    exit(1);
+}
+
+static void start(void)
+{
+    static const struct rte_eth_conf configuration;
+    struct rte_mempool *pool = rte_pktmbuf_pool_create("rx", BUFFERS, CACHE, 0, RTE_MBUF_DEFAULT_BUF_SIZE, SOCKET_ID_ANY);
+    struct rte_eth_link link = {0};
+    int error;
+
+    if (!pool)
+        fail("a pool of buffers", rte_errno);
+    if (rte_eth_dev_count_avail() == 0)
+        fail("no device was found", ENODEV);
+    if ((error = rte_eth_dev_configure(PORT, 1, 1, &configuration)) < 0)
+        fail("configuring the device", error);
+    if ((error = rte_eth_rx_queue_setup(PORT, QUEUE, DESCRIPTORS, SOCKET_ID_ANY, NULL, pool)) < 0)
+        fail("a receive queue", error);
+    if ((error = rte_eth_tx_queue_setup(PORT, QUEUE, 512, SOCKET_ID_ANY, NULL)) < 0)
+        fail("a transmit queue", error);
+    if ((error = rte_eth_dev_start(PORT)) < 0)
+        fail("starting the device", error);
+    if ((error = rte_eth_promiscuous_enable(PORT)) < 0)
+        fail("promiscuous mode", error);
+    for (int wait = 0; wait < 500 && !link.link_status; wait++) {
+        if ((error = rte_eth_link_get_nowait(PORT, &link)) < 0)
+            fail("the state of the link", error);
+        rte_delay_us_sleep(10000);
+    }
+    if (!link.link_status)
+        fail("the link stays down", ETIMEDOUT);
+}
+
+/* Ends early when nothing comes for a while: then packets were lost, and the answer says so. */
+static unsigned int one_round(unsigned int packets, uint16_t burst)
+{
+    struct rte_mbuf *buffers[MOST];
+    unsigned int received = 0, empty = 0;
+
+    MARK(1);
+    while (received < packets && empty < 1000000) {
+        uint16_t got = rte_eth_rx_burst(PORT, QUEUE, buffers, burst);
+
+        if (got == 0) {
+            empty++;
+            continue;
+        }
+        rte_pktmbuf_free_bulk(buffers, got);
+        received += got;
+    }
+    MARK(2);
+    return received;
+}
+
+static uint64_t rate(uint64_t packets, uint64_t quiet)
+{
+    struct rte_mbuf *buffers[MOST];
+    uint64_t patience = quiet * rte_get_tsc_hz() / 1000, received = 0;
+    uint64_t deadline = rte_get_tsc_cycles() + 10 * rte_get_tsc_hz();
+
+    while (received < packets) {
+        uint16_t got = rte_eth_rx_burst(PORT, QUEUE, buffers, 32);
+
+        if (got > 0) {
+            rte_pktmbuf_free_bulk(buffers, got);
+            received += got;
+            deadline = rte_get_tsc_cycles() + patience;
+        } else if (rte_get_tsc_cycles() > deadline) {
+            break;
+        }
+    }
+    return received;
+}
+
+int main(int argc, char **argv)
+{
+    char line[128];
+    unsigned int packets, burst;
+    unsigned long long many, quiet;
+    int error = rte_eal_init(argc, argv);
+
+    setvbuf(stdout, NULL, _IOLBF, 0);
+    if (error < 0)
+        fail("DPDK's start", rte_errno);
+    start();
+    puts("ready");
+    while (fgets(line, sizeof(line), stdin)) {
+        if (sscanf(line, "round %u %u", &packets, &burst) == 2 && burst > 0 && burst <= MOST)
+            printf("round %u\n", one_round(packets, (uint16_t)burst));
+        else if (sscanf(line, "rate %llu %llu", &many, &quiet) == 2)
+            printf("rate %llu\n", (unsigned long long)rate(many, quiet));
+        else if (strcmp(line, "quit\n") == 0)
+            break;
+        else
+            printf("failed: unknown command: %s", line);
+    }
+    rte_eth_dev_stop(PORT);
+    rte_eal_cleanup();
+    return 0;
+}

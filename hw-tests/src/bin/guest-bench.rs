@@ -1,0 +1,186 @@
+//! Measures devrx beside DPDK in a guest. `cargo xtask bench guest` calls this.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use devrx_hw_tests::bench::table::Measured;
+use devrx_hw_tests::bench::{marks, peer};
+use devrx_hw_tests::command::run_ok;
+use devrx_hw_tests::guest::kernel;
+use devrx_hw_tests::guest::message::Verdict;
+use devrx_hw_tests::guest::packages::{self, Apt, progress};
+use devrx_hw_tests::guest::qemu::Options;
+use devrx_hw_tests::guest::run::{Programs, run};
+use devrx_hw_tests::guest_tests::Test;
+use devrx_hw_tests::guest_tests::bench::{COUNTS, FOUND, RATES, ROUND};
+
+/// Measures.
+#[derive(Parser)]
+struct Arguments {
+    /// The `devrx` program, linked statically, built with `--cfg devrx_bench_marks`.
+    #[arg(long)]
+    devrx: PathBuf,
+    /// The `devrx-guest` program, linked statically.
+    #[arg(long)]
+    guest: PathBuf,
+    /// The folder of `mark.c` and `dpdk_rx.c`.
+    #[arg(long)]
+    sources: PathBuf,
+    /// Where the results go as JSON.
+    #[arg(long)]
+    json: PathBuf,
+    /// The guest's kernel.
+    #[arg(long, default_value = "6.12")]
+    kernel: String,
+    /// Only measurements with this in their names.
+    #[arg(long)]
+    filter: Option<String>,
+    /// Only the rates, with DPDK's side in this folder: how this program calls itself, to read what guests print.
+    #[arg(long, hide = true)]
+    rates: Option<PathBuf>,
+    /// Also write which instructions devrx's worker executes, by address, to this file.
+    #[arg(long)]
+    profile: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let done = match &arguments.rates {
+        Some(folder) => rates(&arguments, folder),
+        None => measure(&arguments),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("guest bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn measure(arguments: &Arguments) -> Result<bool> {
+    let cache = packages::cache()?;
+    let work = tempfile::tempdir()?;
+    let (kernel, peer) = {
+        let _turn = packages::lock(&cache)?;
+        match prepare(arguments, &cache, work.path()) {
+            Ok(Ok(prepared)) => prepared,
+            Ok(Err(reason)) => {
+                println!("bench guest: skipped: {reason}");
+                return Ok(true);
+            }
+            Err(error) => {
+                println!("bench guest: skipped: what it needs cannot be had: {error:#}");
+                return Ok(true);
+            }
+        }
+    };
+    let marks = work.path().join("marks");
+    let mut plugin = format!("{},out={}", peer.plugin.display(), marks.display());
+    if arguments.profile.is_some() {
+        plugin += ",profile=17";
+    }
+    let counted = in_guest(arguments, &kernel, COUNTS, &peer.folder, Some(plugin))?;
+    let (climbed, found) = rates_apart(&peer.folder)?;
+    let ok = counted && climbed;
+    let text = std::fs::read_to_string(&marks).unwrap_or_default();
+    let measured = Measured {
+        kernel: kernel.release.clone(),
+        qemu: qemu()?,
+        dpdk: peer.version.clone(),
+        packets: ROUND,
+        counted: marks::read(&text),
+        rates: found,
+    };
+    if let Some(profile) = &arguments.profile {
+        std::fs::write(profile, &text)?;
+    }
+    println!("\n{}", measured.text());
+    let json = serde_json::to_string_pretty(&measured.json())?;
+    std::fs::write(&arguments.json, json)
+        .with_context(|| format!("cannot write {}", arguments.json.display()))?;
+    progress(&format!("the same as JSON: {}", arguments.json.display()));
+    Ok(ok)
+}
+
+/// Runs measurements; whether all of them could be made.
+fn in_guest(
+    arguments: &Arguments,
+    kernel: &kernel::Kernel,
+    tests: &[Test],
+    folder: &Path,
+    plugin: Option<String>,
+) -> Result<bool> {
+    let programs = Programs {
+        devrx: arguments.devrx.clone(),
+        guest: arguments.guest.clone(),
+        // Whatever is in this folder is in the guest.
+        captures: folder.to_owned(),
+    };
+    let filter = arguments.filter.as_deref().unwrap_or_default();
+    let wanted = |test: &&Test| test.name.contains(filter);
+    let tests: Vec<Test> = tests.iter().filter(wanted).copied().collect();
+    let options = Options {
+        plugin,
+        ..Options::default()
+    };
+    let results = run(kernel, &tests, &programs, &options, false)?;
+    Ok(results
+        .iter()
+        .all(|result| result.verdict == Verdict::Passed))
+}
+
+fn rates(arguments: &Arguments, folder: &Path) -> Result<bool> {
+    let cache = packages::cache()?;
+    let apt = Apt::new(&cache)?.map_err(anyhow::Error::msg)?;
+    let kernels = kernel::all(&apt, &cache, Some(&arguments.kernel))?;
+    in_guest(arguments, &kernels[0], RATES, folder, None)
+}
+
+/// Runs this program once more for the rates, and picks what was found from what it prints.
+fn rates_apart(folder: &Path) -> Result<(bool, Vec<serde_json::Value>)> {
+    let mut again = Command::new(std::env::current_exe()?);
+    again.args(std::env::args_os().skip(1));
+    again.arg("--rates").arg(folder).stdout(Stdio::piped());
+    let mut child = again.spawn()?;
+    let mut found = Vec::new();
+    for line in BufReader::new(child.stdout.take().context("no pipe")?).lines() {
+        let line = line?;
+        match line.trim_start().strip_prefix(FOUND) {
+            Some(json) => found.push(serde_json::from_str(json)?),
+            None => println!("{line}"),
+        }
+    }
+    Ok((child.wait()?.success(), found))
+}
+
+type Prepared = (kernel::Kernel, peer::Peer);
+
+/// What the measurements need, or the reason why that cannot be.
+fn prepare(arguments: &Arguments, cache: &Path, work: &Path) -> Result<Result<Prepared, String>> {
+    let apt = match Apt::new(cache)? {
+        Ok(apt) => apt,
+        Err(reason) => return Ok(Err(reason)),
+    };
+    if let Some(reason) = apt.install()? {
+        return Ok(Err(reason));
+    }
+    apt.update()?;
+    let kernel = kernel::all(&apt, cache, Some(&arguments.kernel))?
+        .pop()
+        .context("no kernel")?;
+    let peer = peer::build(&apt, cache, &arguments.sources, work)?;
+    Ok(Ok((kernel, peer)))
+}
+
+fn qemu() -> Result<String> {
+    let mut ask = Command::new("qemu-system-x86_64");
+    let said = run_ok(ask.arg("--version"), Duration::from_secs(20))?.stdout;
+    let version = said.split_whitespace().nth(3).unwrap_or("unknown");
+    Ok(version.to_owned())
+}
