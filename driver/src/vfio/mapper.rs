@@ -110,7 +110,12 @@ impl Mapper for ContainerMapper {
             Ok(()) => Ok(iova),
             Err(error) => {
                 self.container().give_back_iova(iova, len);
-                Err(refusal(error, len))
+                let refusal = refusal(error, len);
+                // Then it is the wrong memory, and nothing is wrong with the system.
+                Err(match error {
+                    Errno::EFAULT => self.unfit(refusal.to_string()),
+                    _ => refusal,
+                })
             }
         }
     }
