@@ -90,6 +90,6 @@ fn send(host: &mut Host) -> Result<()> {
     }
     refused(
         &format!("send --nic {pci} --udp 10.9.0.1:5000 --size 20000 --count 1"),
-        &["20000"],
+        &["20042", "14 to 9724 bytes"],
     )
 }
