@@ -109,6 +109,15 @@ impl DmaBuffer {
         self.word(offset).store(value.to_le(), Ordering::Relaxed);
     }
 
+    /// All of it as pairs of words, for loops over a ring of descriptors of 16 bytes. Little endian, as the device has them.
+    #[inline]
+    #[must_use]
+    pub fn pairs(&self) -> &[[AtomicU64; 2]] {
+        // SAFETY: as in `word`: the mapping is page aligned and whole pages long, and stays mapped as long as `self`. Atomics may change while
+        // they are referred to.
+        unsafe { std::slice::from_raw_parts(self.memory.as_ptr().cast(), self.memory.len() / 16) }
+    }
+
     #[inline]
     fn word(&self, offset: usize) -> &AtomicU64 {
         assert!(

@@ -61,6 +61,13 @@ impl Info {
         self.0 & Self::SPH != 0
     }
 
+    /// HDR_LEN if [`SPH`](Self::SPH) is set, else more than any length.
+    #[inline(always)]
+    pub(super) const fn split_length(self) -> u64 {
+        // SPH lies above HDR_LEN: with it inverted, the eleven bits are the length, or at least 1024.
+        ((self.0 ^ Self::SPH) >> 21) & 0x7ff
+    }
+
     /// HDR_LEN, 10 bits.
     #[inline(always)]
     pub(super) const fn header_length(self) -> u16 {
@@ -106,6 +113,8 @@ mod tests {
         assert!(info.split());
         assert_eq!((info.header_length(), info.hash_type()), (42, 7));
         assert_eq!(info.hash(), 0xdead_beef);
+        assert_eq!(info.split_length(), 42);
+        assert!(Info(info.0 & !Info::SPH).split_length() >= 1024);
         let status = Status(0x0064_003a_0000_0033);
         assert!(status.has(Status::DD) && status.has(Status::EOP) && status.has(Status::L4CS));
         assert!(!status.has(Status::RXE | Status::HBO | Status::L4E));

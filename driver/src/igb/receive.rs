@@ -15,12 +15,14 @@
 //! In a packet of several descriptors the first has the header, all repeat its length, and only the last one's status counts.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use arrayvec::ArrayVec;
 use devrx_pool::Pool;
 use devrx_provider::{ChunkIndex, MemoryProvider};
 
+pub(super) use super::counts::{Counts, Split};
 use super::descriptor::{Info, Status};
 use super::ring::Ring;
 use crate::chunk::{NO_FLOW, RxBatch, RxChunk, RxFlags};
@@ -32,54 +34,6 @@ use crate::queue::{HeaderSlots, QueueConfig, Unsplit};
 pub(super) const MAX_PARTS: usize = 10;
 /// How many chunks are taken from the pool at a time.
 const REFILL: usize = 64;
-
-/// What the receive path counts. Packets, if not said otherwise.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Counts {
-    pub received: u64,
-    pub bytes: u64,
-    pub bad_descriptor: u64,
-    pub incomplete: u64,
-    pub unsplit_drops: u64,
-    pub unwanted: u64,
-    pub errors: u64,
-    pub unsplit: u64,
-    pub refused_chunks: u64,
-}
-
-impl Counts {
-    /// Packets that the device put into this queue and that are dealt with.
-    pub(super) const fn arrived(&self) -> u64 {
-        self.received
-            + self.bad_descriptor
-            + self.incomplete
-            + self.unsplit_drops
-            + self.unwanted
-            + self.errors
-    }
-}
-
-/// How headers come.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Split {
-    /// Not: DESCTYPE 001.
-    No,
-    /// Where the device knows the headers: DESCTYPE 010.
-    Headers,
-    /// The slot is always used: DESCTYPE 101.
-    Always,
-}
-
-impl Split {
-    /// What a configuration asks for.
-    pub(super) const fn of(config: &QueueConfig) -> Self {
-        match (config.split, config.unsplit) {
-            (false, _) => Self::No,
-            (true, Unsplit::Header) => Self::Always,
-            (true, _) => Self::Headers,
-        }
-    }
-}
 
 /// A chunk of a packet, and how much of it.
 #[derive(Clone, Copy, Debug)]
@@ -158,58 +112,87 @@ impl Receive {
     #[inline]
     pub(super) fn poll(&mut self, out: &mut RxBatch) -> usize {
         self.classifier.look();
-        let Some(mut status) = self.ring.done() else {
+        if self.ring.done().is_none() {
             self.end_partial();
             return 0;
-        };
+        }
         let before = out.len();
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |since| since.as_nanos() as u64);
         let takes_all = self.classifier.takes_all();
-        // Ends: nothing is posted meanwhile, and every turn takes one descriptor out.
+        // Ends: nothing is posted meanwhile, and every turn takes a descriptor out or is the last.
         loop {
-            let plain = status.0 & (Status::EOP | Status::RXE | Status::HBO) == Status::EOP;
-            let (info, chunk) = self.ring.info();
-            let info = Info(info);
-            let room = out.remaining_capacity();
-            if room == 0 {
-                break;
-            }
-            if plain
-                && info.split()
-                && let Some(flow) = takes_all
-                && self.split != Split::No
+            if let Some(flow) = takes_all
                 && self.partial.is_empty()
                 && !self.discard
-                && status.length() <= self.chunk_size
-                // 1 to the slot's size: a header that was split off is not empty.
-                && info.header_length().wrapping_sub(1) < self.slot_size
             {
-                // Nearly every packet: one chunk, header split off, nothing to look up.
-                self.counts.received += 1;
-                self.counts.bytes += u64::from(info.header_length()) + u64::from(status.length());
-                out.push(RxChunk {
-                    chunk: ChunkIndex(chunk),
-                    offset: 0,
-                    length: status.length(),
-                    header_length: info.header_length(),
-                    vlan: status.vlan(),
-                    rss_hash: info.hash(),
-                    flags: self.flags(info, status) | RxFlags::SPLIT,
-                    flow,
-                    timestamp: now,
-                });
-            } else if !self.other(status, info, chunk, takes_all, now, out) {
+                self.plain(flow, now, out);
+            }
+            let Some(status) = self.ring.done() else {
+                break;
+            };
+            let (info, chunk) = self.ring.info();
+            if !self.other(status, Info(info), chunk, takes_all, now, out) {
                 break;
             }
-            self.ring.advance();
-            match self.ring.done() {
-                Some(next) => status = next,
-                None => break,
-            }
+            self.ring.advance(1);
         }
         out.len() - before
+    }
+
+    /// Nearly every packet: one chunk, header split off, no error, no rule to look up. As many as there are in a row.
+    #[inline(always)]
+    fn plain(&mut self, flow: u16, now: u64, out: &mut RxBatch) {
+        const LOOK: u64 =
+            Status::DD | Status::EOP | Status::RXE | Status::HBO | Status::L4E | Status::IPE;
+        if self.split == Split::No {
+            return;
+        }
+        let (slot_size, chunk_size) = (u64::from(self.slot_size), self.chunk_size);
+        let tagged = if self.strip_vlan { Status::VP } else { 0 };
+        let (before, mut bytes) = (out.len(), 0);
+        for ([info, status], &chunk) in self.ring.row(out.remaining_capacity()) {
+            // The status first: it has the done bit, behind which the rest is there.
+            let status = Status(u64::from_le(status.load(Ordering::Acquire)));
+            let info = Info(u64::from_le(info.load(Ordering::Relaxed)));
+            let length = status.length();
+            // A header that was split off is not empty.
+            let header = info.split_length().wrapping_sub(1);
+            if status.0 & LOOK != Status::DD | Status::EOP
+                || header >= slot_size
+                || length > chunk_size
+            {
+                break;
+            }
+            // Below the slot's size.
+            let header = header as u16 + 1;
+            bytes += u64::from(header) + u64::from(length);
+            // The bits of flags and status are the same in another place.
+            let flags = (RxFlags::SPLIT | RxFlags::TIMESTAMP_SW).bits()
+                | (status.0 & Status::L4CS) as u32 >> 3
+                | ((status.0 & tagged) as u32) << 2
+                | u32::from(info.hash_type() != 0) << 6;
+            let entry = RxChunk {
+                chunk: ChunkIndex(chunk),
+                offset: 0,
+                length,
+                header_length: header,
+                vlan: status.vlan(),
+                rss_hash: info.hash(),
+                flags: RxFlags::from_bits_retain(flags),
+                flow,
+                timestamp: now,
+            };
+            if out.try_push(entry).is_err() {
+                break;
+            }
+        }
+        let count = out.len() - before;
+        // At most a ring.
+        self.ring.advance(count as u32);
+        self.counts.received += count as u64;
+        self.counts.bytes += bytes;
     }
 
     /// A descriptor that is not the simplest case. False, and nothing is done, when the batch has no room for the packet it ends.
@@ -224,7 +207,9 @@ impl Receive {
         out: &mut RxBatch,
     ) -> bool {
         let last = status.has(Status::EOP);
-        if last && !self.discard && self.partial.len() + 1 > out.remaining_capacity() {
+        if last && !self.discard && self.partial.len() + 1 > out.remaining_capacity()
+            || out.is_full()
+        {
             return false;
         }
         if self.discard {
@@ -412,13 +397,7 @@ impl Receive {
             }
             let mut batch = [ChunkIndex(0); REFILL];
             let got = pool.take(&mut batch[..want]);
-            for &ChunkIndex(chunk) in &batch[..got] {
-                if self.ring.buffers().has(chunk) {
-                    self.ring.post(chunk);
-                } else {
-                    self.counts.refused_chunks += 1;
-                }
-            }
+            self.counts.refused_chunks += self.ring.post_all(&batch[..got]);
             if got < want {
                 break;
             }
@@ -443,3 +422,10 @@ impl Receive {
         }
     }
 }
+
+const _: () = assert!(
+    RxFlags::CSUM_GOOD.bits() as u64 == Status::L4CS >> 3
+        && RxFlags::VLAN.bits() as u64 == Status::VP << 2
+        && RxFlags::HASH.bits() == 1 << 6,
+    "flags are moved there from the status"
+);

@@ -4,6 +4,9 @@
 //! that was not posted there.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use devrx_provider::ChunkIndex;
 
 use super::descriptor::{SIZE, Status};
 use crate::DriverError;
@@ -52,9 +55,7 @@ impl Buffers {
             let slots = &config.headers;
             let size = slots.slot_size as usize;
             // One for each chunk: checked with the configuration.
-            let start = slots
-                .offset_of(devrx_provider::ChunkIndex(new.first))
-                .unwrap_or(0);
+            let start = slots.offset_of(ChunkIndex(new.first)).unwrap_or(0);
             let end = start + size * new.count as usize;
             let headers = DmaMapping::new(
                 Arc::clone(mapper),
@@ -66,12 +67,6 @@ impl Buffers {
             new.mappings.push(headers);
         }
         Ok(new)
-    }
-
-    /// Whether `chunk`, an index of the region, is one of the queue's.
-    #[inline(always)]
-    pub(super) const fn has(&self, chunk: u32) -> bool {
-        chunk.wrapping_sub(self.first) < self.count
     }
 
     fn leak(&mut self) {
@@ -142,9 +137,17 @@ impl Ring {
         self.tail & self.mask
     }
 
+    /// The oldest descriptors that lie side by side, and their chunks; at most `most`.
     #[inline(always)]
-    pub(super) const fn buffers(&self) -> &Buffers {
-        &self.buffers
+    pub(super) fn row(&self, most: usize) -> impl Iterator<Item = (&[AtomicU64; 2], &u32)> {
+        let at = (self.head & self.mask) as usize;
+        let most = (self.posted() as usize).min(most);
+        let end = (at + most).min(self.chunks.len());
+        let pairs = self.descriptors.as_ref().map_or(&[][..], DmaBuffer::pairs);
+        let pairs = pairs.get(at..end).unwrap_or_default();
+        pairs
+            .iter()
+            .zip(self.chunks.get(at..end).unwrap_or_default())
     }
 
     /// The status word of the oldest descriptor; `None` while there is none or the device has it.
@@ -169,10 +172,10 @@ impl Ring {
         (word, self.chunks[at as usize])
     }
 
-    /// The oldest descriptor is dealt with.
+    /// The `count` oldest descriptors are dealt with.
     #[inline(always)]
-    pub(super) const fn advance(&mut self) {
-        self.head = self.head.wrapping_add(1);
+    pub(super) const fn advance(&mut self, count: u32) {
+        self.head = self.head.wrapping_add(count);
     }
 
     /// Posts `chunk`, which is one of the queue's. There is room: the caller looked at [`posted`](Self::posted). The device sees it with the next
@@ -191,11 +194,56 @@ impl Ring {
         self.tail = self.tail.wrapping_add(1);
     }
 
+    /// Posts `chunks`, as [`post`](Self::post), for which there is room; returns how many were none of the queue's and left out.
+    #[inline(always)]
+    pub(super) fn post_all(&mut self, mut chunks: &[ChunkIndex]) -> u64 {
+        let Buffers {
+            payload,
+            chunk_size,
+            headers,
+            slot_size,
+            first,
+            count,
+            ..
+        } = self.buffers;
+        let pairs = self.descriptors.as_ref().map_or(&[][..], DmaBuffer::pairs);
+        let mut refused = 0;
+        // In two rows at the most, but for chunks that are left out.
+        while !chunks.is_empty() {
+            let at = (self.tail & self.mask) as usize;
+            let end = (at + chunks.len()).min(self.chunks.len());
+            let (Some(pairs), Some(places)) = (pairs.get(at..end), self.chunks.get_mut(at..end))
+            else {
+                break;
+            };
+            let (row, rest) = chunks.split_at(places.len().min(chunks.len()));
+            chunks = rest;
+            let mut places = pairs.iter().zip(places);
+            for &ChunkIndex(chunk) in row {
+                let slot = chunk.wrapping_sub(first);
+                if slot >= count {
+                    refused += 1;
+                    continue;
+                }
+                let Some(([packet, header], place)) = places.next() else {
+                    break;
+                };
+                let slot = u64::from(slot);
+                *place = chunk;
+                packet.store((payload + slot * chunk_size).to_le(), Ordering::Relaxed);
+                // The done bit lies in the header address, whose low bits are zero.
+                header.store((headers + slot * slot_size).to_le(), Ordering::Relaxed);
+                self.tail = self.tail.wrapping_add(1);
+            }
+        }
+        refused
+    }
+
     /// Takes every chunk that is still posted. Only once the device has stopped.
     pub(super) fn drain(&mut self, mut each: impl FnMut(u32)) {
         while self.posted() > 0 {
             each(self.chunks[(self.head & self.mask) as usize]);
-            self.advance();
+            self.advance(1);
         }
     }
 

@@ -1,5 +1,6 @@
 //! The driver end to end on the register model.
 
+mod cost;
 mod life;
 mod rig;
 mod split;
