@@ -13,8 +13,9 @@ use crate::guest::packages::{Apt, progress};
 /// Where a package for x86-64 has its libraries.
 const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
 /// The libraries of DPDK that a program with its igb driver is made of.
-const DPDK: [&str; 13] = [
+const DPDK: [&str; 14] = [
     "bus_pci",
+    "bus_vdev",
     "mempool_ring",
     "net_e1000",
     "ethdev",
