@@ -17,7 +17,7 @@ use devrx_driver::{DriverError, Nic, PortLosses, QueueConfig, QueueNeeds};
 use crate::attachment::Ended;
 use crate::config::{NicConfig, NicSpec, QueueSettings};
 use crate::worker::snapshot::Snapshot;
-use crate::worker::{Command, Handle, Parts};
+use crate::worker::{Command, Handle, Parts, Seat};
 
 /// A NIC as control sees it.
 pub trait ServedNic: Send {
@@ -122,14 +122,10 @@ impl<N: Nic> ServedNic for N {
         parts: Parts,
         commands: SyncSender<Command>,
     ) -> Result<Handle, crate::error::Refused> {
+        // Nothing fails once the queue is open.
+        let seat = Seat::take(&parts)?;
         let open = self.open_queue(queue, config)?;
-        Handle::spawn(open, parts, commands).map_err(|error| {
-            // The queue was dropped with the worker that did not start; the NIC forgets it too.
-            if let Err(error) = Nic::close_queue(self, queue) {
-                tracing::error!(%error, queue, "closing a queue whose worker did not start");
-            }
-            error.into()
-        })
+        Ok(seat.start(open, parts, commands))
     }
 
     fn close_queue(&mut self, queue: u32) -> Result<(), DriverError> {

@@ -37,6 +37,8 @@ pub struct Registry {
     control: Arc<Event>,
     /// What the daemon counts besides packets.
     pub(crate) counters: Counters,
+    /// The memory of attachments that was leaked, as it was asked for.
+    leaked: Vec<String>,
     /// What sessions must be told.
     news: Vec<(SessionId, message::Event)>,
 }
@@ -63,6 +65,7 @@ impl Registry {
             keeper,
             control,
             counters: Counters::default(),
+            leaked: Vec::new(),
             news: Vec::new(),
         })
     }
@@ -309,6 +312,9 @@ impl Registry {
         let consumer = attachment.consumer;
         let mut ended = attachment.end(slot, &mut self.keeper);
         slot.remember(&ended);
+        if ended.leaked {
+            self.leaked.push(ended.memory.clone());
+        }
         self.tell_rules();
         if let Some(consumer) = consumer {
             let event = message::Event::Ended {

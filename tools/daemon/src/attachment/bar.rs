@@ -69,6 +69,13 @@ impl BarName {
             .is_ok_and(|address: PciAddress| address == self.address)
     }
 
+    /// Whether a kind of memory is a BAR of the same function.
+    #[must_use]
+    pub fn shares_function(&self, memory: &str) -> bool {
+        Self::parse(memory)
+            .is_some_and(|other| other.is_ok_and(|other| other.address == self.address))
+    }
+
     fn open(&self) -> Result<BarMemory, DriverError> {
         let until = Instant::now() + PATIENCE;
         loop {

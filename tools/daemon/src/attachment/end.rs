@@ -31,6 +31,8 @@ pub struct Ended {
     pub numbers: Vec<(u32, Snapshot)>,
     /// Why it ended.
     pub reason: String,
+    /// Its memory is kept, because a NIC may still write it.
+    pub leaked: bool,
 }
 
 impl Attachment {
@@ -82,6 +84,7 @@ impl Attachment {
             chunks: self.region.chunks(),
             numbers,
             reason: String::new(),
+            leaked,
         };
         if leaked {
             std::mem::forget((

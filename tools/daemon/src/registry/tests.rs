@@ -642,7 +642,7 @@ fn a_nic_that_fails_is_let_go_of_after_its_queues() {
 }
 
 #[test]
-fn a_bar_is_one_attachments_memory() {
+fn a_functions_memory_is_one_attachments() {
     let (wire, mut registry) = registry(2, "");
     let bar = |memory: &str| AttachRequest {
         memory: memory.into(),
@@ -652,18 +652,21 @@ fn a_bar_is_one_attachments_memory() {
     // There is no device here to make it of.
     registry.attachments.get_mut("a").unwrap().memory = "pci:0000:ff:1f.7/2".into();
     wire.take_log();
-    let busy = "memory of the attachment \"a\" of uid 0";
-    for word in ["pci:0000:ff:1f.7/2", "pci:ff:1f.7/2"] {
+    let busy = "that of the attachment \"a\" of uid 0";
+    for word in ["pci:0000:ff:1f.7/2", "pci:ff:1f.7/2", "pci:ff:1f.7/0"] {
         refused(&mut registry, &bar(word), FailureCode::Busy, busy);
     }
     let invalid = FailureCode::Invalid;
     refused(&mut registry, &bar("pci:ff:1f.7"), invalid, "names no BAR");
-    // Another BAR of it is free, but there is no such function.
+    // Another function's is free, but there is no such function.
+    let other = bar("pci:0000:ff:1f.6/0");
+    refused(&mut registry, &other, FailureCode::NotFound, "0000:ff:1f.6");
+    registry.leaked.push("pci:0000:ff:1f.6/2".into());
     refused(
         &mut registry,
-        &bar("pci:0000:ff:1f.7/0"),
-        FailureCode::NotFound,
-        "0000:ff:1f.7",
+        &other,
+        FailureCode::Busy,
+        "not be proven stopped",
     );
     assert!(wire.take_log().is_empty(), "no queue was opened for it");
     registry.shut_down();

@@ -149,7 +149,8 @@ fn worker(burst: usize) -> (Worker<Lean>, ClientQueue) {
         burst,
         event: Event::new().unwrap(),
     };
-    (Worker::new(queue, parts).unwrap(), client)
+    let words = super::Words::new(&parts.layout, parts.place, &parts.memory).unwrap();
+    (Worker::new(queue, parts, words), client)
 }
 
 /// One round of the loop in which packets came.

@@ -13,7 +13,7 @@ use super::snapshot::Snapshot;
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What is left of a queue.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Finished {
     /// The last numbers.
     pub numbers: Snapshot,

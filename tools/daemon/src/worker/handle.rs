@@ -11,7 +11,7 @@ use devrx_driver::RxQueue;
 use devrx_proto::event::Event;
 use devrx_proto::ring::Start;
 
-use super::snapshot::Snapshot;
+use super::snapshot::{Snapshot, Words};
 use super::{ClientSide, Command, Finished, Parts, Worker};
 
 /// How long control waits for a worker's answer before it goes on with what it knows.
@@ -78,48 +78,76 @@ pub struct Handle {
     last: Snapshot,
 }
 
-/// A channel for commands: the sender is given to [`Handle::spawn`], the receiver goes into [`Parts`].
+/// A channel for commands: the sender is given to [`Seat::start`], the receiver goes into [`Parts`].
 #[must_use]
 pub fn commands() -> (SyncSender<Command>, Receiver<Command>) {
     sync_channel(16)
 }
 
-impl Handle {
-    /// Starts a worker and returns when it has posted its first chunks.
+/// A thread that waits for its worker, and what else can fail to be had. Taken before the queue is opened: an open queue without a worker
+/// would have nobody to stop it, and its memory could never be taken from the NIC.
+#[derive(Debug)]
+pub struct Seat<Q: RxQueue> {
+    start: SyncSender<Worker<Q>>,
+    is_ready: Receiver<()>,
+    thread: JoinHandle<Finished>,
+    wake: Event,
+    words: Words,
+}
+
+impl<Q: RxQueue + 'static> Seat<Q> {
+    /// Starts the thread. It ends if the seat is dropped.
     ///
     /// # Errors
     ///
-    /// When the thread cannot be started.
-    pub fn spawn<Q: RxQueue + 'static>(
-        queue: Q,
-        parts: Parts,
-        commands: SyncSender<Command>,
-    ) -> anyhow::Result<Self> {
-        let shared = parts.shared.clone();
-        let name = parts.manners.name.clone();
+    /// When there is no thread or descriptor to be had, or the layout has no room for the counters.
+    pub fn take(parts: &Parts) -> anyhow::Result<Self> {
+        let words = Words::new(&parts.layout, parts.place, &parts.memory)?;
         let wake = parts.client.wake.try_clone()?;
-        let worker = Worker::new(queue, parts)?;
+        let (start, started) = sync_channel::<Worker<Q>>(1);
         let (ready, is_ready) = sync_channel(1);
-        let guard = shared.clone();
-        let thread = std::thread::Builder::new().name(name).spawn(move || {
-            let panicked = Panicked(guard);
-            let finished = worker.run(move || {
-                let _ = ready.try_send(());
-            });
-            drop(panicked);
-            finished
-        })?;
-        // A worker that died says so by its fault; one that is slow will post later.
-        let _ = is_ready.recv_timeout(PATIENCE);
+        let shared = parts.shared.clone();
+        let thread = std::thread::Builder::new()
+            .name(parts.manners.name.clone())
+            .spawn(move || {
+                let Ok(worker) = started.recv() else {
+                    return Finished::default();
+                };
+                let panicked = Panicked(shared);
+                let finished = worker.run(move || {
+                    let _ = ready.try_send(());
+                });
+                drop(panicked);
+                finished
+            })?;
         Ok(Self {
-            shared,
-            commands,
+            start,
+            is_ready,
             thread,
             wake,
-            last: Snapshot::default(),
+            words,
         })
     }
 
+    /// Gives the thread its worker and returns when that has posted its first chunks.
+    #[must_use]
+    pub fn start(self, queue: Q, parts: Parts, commands: SyncSender<Command>) -> Handle {
+        let shared = parts.shared.clone();
+        // The channel has room for one, and the thread does not end before it has it.
+        let _ = self.start.send(Worker::new(queue, parts, self.words));
+        // A worker that died says so by its fault, and by hanging up; one that is slow will post later.
+        let _ = self.is_ready.recv_timeout(PATIENCE);
+        Handle {
+            shared,
+            commands,
+            thread: self.thread,
+            wake: self.wake,
+            last: Snapshot::default(),
+        }
+    }
+}
+
+impl Handle {
     fn send(&self, command: Command) -> bool {
         let sent = self.commands.try_send(command).is_ok();
         self.shared.commanded.store(true, Ordering::Release);

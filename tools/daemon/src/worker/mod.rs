@@ -38,7 +38,7 @@ use devrx_provider::{Mapping, Region};
 use crate::config::PollMode;
 use crate::sys::Watched;
 pub use finish::Finished;
-pub use handle::{Handle, Shared, commands};
+pub use handle::{Handle, Seat, Shared, commands};
 pub use run::can_pin;
 use snapshot::{Snapshot, Words};
 

@@ -22,12 +22,8 @@ const SPINS: u32 = 2000;
 const REFRESH: Duration = Duration::from_millis(100);
 
 impl<Q: RxQueue> Worker<Q> {
-    /// Puts a worker together.
-    ///
-    /// # Errors
-    ///
-    /// When the layout has no room for its counters.
-    pub(crate) fn new(queue: Q, parts: Parts) -> anyhow::Result<Self> {
+    /// Puts a worker together; `words` are those of its place in its memory.
+    pub(super) fn new(queue: Q, parts: Parts, words: Words) -> Self {
         let Parts {
             manners,
             pool,
@@ -42,11 +38,10 @@ impl<Q: RxQueue> Worker<Q> {
             shared,
             commands,
         } = parts;
-        let words = Words::new(&layout, place, &memory)?;
         let chunks = pool.provider().chunks();
         let flushes = region.flush() == Flush::ReadPerBatch;
         let low = queue.capacity().min(chunks.end - chunks.start) / 2;
-        Ok(Self {
+        Self {
             wake: WakePolicy::new(manners.wake_batch, manners.wake_timeout),
             queue,
             pool,
@@ -65,7 +60,7 @@ impl<Q: RxQueue> Worker<Q> {
             shared,
             commands,
             low: low.max(1),
-        })
+        }
     }
 
     /// Runs until told to stop; then ends the queue.
@@ -121,8 +116,13 @@ impl<Q: RxQueue> Worker<Q> {
                 refreshed = Instant::now();
             } else {
                 if idle.is_multiple_of(SPINS) {
-                    // A busy worker with nothing to do still keeps its numbers fresh.
-                    self.watch();
+                    // A busy worker with nothing to do still keeps its numbers fresh: a NIC may drop all there is.
+                    if now.duration_since(refreshed) >= REFRESH {
+                        refreshed = now;
+                        self.refresh();
+                    } else {
+                        self.watch();
+                    }
                 }
                 std::hint::spin_loop();
             }

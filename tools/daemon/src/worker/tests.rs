@@ -154,7 +154,7 @@ impl Rig {
             shared: Arc::new(Shared::new(control.clone()).unwrap()),
             commands,
         };
-        let handle = Handle::spawn(queue, parts, sender).unwrap();
+        let handle = Seat::take(&parts).unwrap().start(queue, parts, sender);
         Self {
             wire,
             handle,
