@@ -221,7 +221,15 @@ impl NicSlot {
         let Some(watcher) = &mut self.faults else {
             return;
         };
-        for fault in watcher.read_faults() {
+        let missed = watcher.missed();
+        let faults = watcher.read_faults();
+        if watcher.missed() > missed {
+            tracing::warn!(
+                nic = self.nic.name(),
+                "the kernel logged more than could be read, or kept some to itself: there may have been more faults than are counted"
+            );
+        }
+        for fault in faults {
             self.iommu_faults += 1;
             tracing::error!(nic = self.nic.name(), %fault, "what the NIC meant to write or read there is lost; please report this");
         }
