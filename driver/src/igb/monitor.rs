@@ -5,6 +5,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -68,6 +69,7 @@ impl Drop for Monitor {
 fn watch<D: Device>(shared: &Shared<D>, vectors: &Vectors, quit: &OwnedFd) {
     let nic = shared.device.address();
     let mut up = None;
+    let mut overruns = shared.overruns.load(Ordering::Relaxed);
     loop {
         let mut fds = vec![
             PollFd::new(quit.as_fd(), PollFlags::POLLIN),
@@ -96,6 +98,15 @@ fn watch<D: Device>(shared: &Shared<D>, vectors: &Vectors, quit: &OwnedFd) {
         if causes & icr::DRSTA != 0 {
             tracing::warn!(nic, "the NIC was reset by somebody else");
         }
+        let now = shared.overruns.load(Ordering::Relaxed);
+        if overruns == 0 && now > 0 {
+            tracing::warn!(
+                nic,
+                "receive overrun: packets were lost, and the NIC may not say how many; its numbers are not exact from here on. More chunks, \
+                 larger rings or faster clients leave it room"
+            );
+        }
+        overruns = now;
         let state = shared.read(STATUS);
         if state == u32::MAX {
             if !before {

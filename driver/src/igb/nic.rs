@@ -2,17 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use devrx_provider::{ChunkIndex, QueueNeeds};
 
+use super::counts::Split;
 use super::init::{self, wait};
 use super::monitor::Monitor;
 use super::parts::supports;
 use super::queue::IgbQueue;
-use super::receive::{Receive, Split};
+use super::receive::Receive;
 use super::regs::{EITR_MOST, RXDCTL_ENABLE, RXDCTL_THRESHOLDS, RxQueueRegs, srrctl};
 use super::ring::{Buffers, Ring};
 use super::shared::{Shared, Vectors};
@@ -22,8 +24,8 @@ use super::{interrupts, link, loopback};
 use crate::device::Device;
 use crate::flow::{FlowRule, RuleBoard, Rules};
 use crate::{
-    DriverError, Flows, Interrupts, Link, LinkState, NO_FLOW, Nic, NicStatistics, QueueConfig,
-    Statistics,
+    DriverError, Flows, Interrupts, Link, LinkState, NO_FLOW, Nic, NicStatistics, PortLosses,
+    QueueConfig, Statistics,
 };
 
 /// Descriptors of a ring: RDLEN is a multiple of 128 bytes, and 4096 is what everybody has tried.
@@ -461,6 +463,18 @@ impl<D: Device> Nic for IgbNic<D> {
             "the {} driver has been run on QEMU's 82576 and on a model, never on silicon; compare what arrives with what was sent before you rely on it",
             self.shared.part.name
         )]
+    }
+
+    fn fault(&self) -> Option<String> {
+        self.shared.ended()
+    }
+
+    fn set_alarm(&mut self, alarm: OwnedFd) {
+        self.shared.set_alarm(alarm);
+    }
+
+    fn port_losses(&self) -> PortLosses {
+        self.shared.losses()
     }
 }
 

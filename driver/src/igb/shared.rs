@@ -40,6 +40,8 @@ pub(super) struct Shared<D: Device> {
     pub(super) epoch: AtomicU32,
     /// A [`Fault`], or 0.
     fault: AtomicU32,
+    /// Written with the first fault that ends the NIC.
+    alarm: Mutex<Option<OwnedFd>>,
     /// How often the device said that packets were lost.
     pub(super) overruns: AtomicU64,
     /// Packets that came to each queue since the NIC was opened.
@@ -56,6 +58,7 @@ impl<D: Device> Shared<D> {
             control: Mutex::new(()),
             epoch: AtomicU32::new(0),
             fault: AtomicU32::new(0),
+            alarm: Mutex::new(None),
             overruns: AtomicU64::new(0),
             arrived: (0..queues).map(|_| AtomicU64::new(0)).collect(),
             totals: Mutex::default(),
@@ -87,6 +90,30 @@ impl<D: Device> Shared<D> {
         let _ = self
             .fault
             .compare_exchange(0, fault as u32, Ordering::Release, Ordering::Relaxed);
+        self.raise_alarm();
+    }
+
+    /// Has `alarm` written once the NIC can serve no more.
+    pub(super) fn set_alarm(&self, alarm: OwnedFd) {
+        *self.alarm.lock().unwrap_or_else(PoisonError::into_inner) = Some(alarm);
+        self.raise_alarm();
+    }
+
+    /// Nobody waits long for the lock: it is held for no more than this.
+    fn raise_alarm(&self) {
+        let alarm = self.alarm.lock().unwrap_or_else(PoisonError::into_inner);
+        if let (Some(_), Some(alarm)) = (self.ended(), &*alarm) {
+            ring(alarm.as_fd());
+        }
+    }
+
+    /// Why the NIC can serve no more, not even after it was reset: it is gone, or wanted back.
+    pub(super) fn ended(&self) -> Option<String> {
+        match self.fault.load(Ordering::Relaxed) {
+            code if code == Fault::Trouble as u32 => Some(self.device.trouble_text()),
+            code if code == Fault::Gone as u32 => Some(GONE.to_owned()),
+            _ => None,
+        }
     }
 
     pub(super) fn failed(&self) -> bool {
