@@ -179,7 +179,7 @@ impl FlowRule {
     }
 
     /// Whether the rule can only match IP packets, whatever it says of the ether type.
-    fn needs_ip(&self) -> bool {
+    pub(crate) fn needs_ip(&self) -> bool {
         self.protocol.is_some() || self.src.is_some() || self.dst.is_some() || self.has_ports()
     }
 

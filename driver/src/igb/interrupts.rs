@@ -1,13 +1,14 @@
 //! MSI-X: a vector for each queue, one for the rest (82576 datasheet 7.3 and 8.8).
 //!
-//! Causes of queues clear themselves when the message is sent (EIAC); EICR is never read. Nothing is masked automatically: QEMU's EIAM does nothing,
-//! so a queue masks its vector itself at the first poll after a sleep. A cause that is latched raises no second interrupt: ICR is
+//! Causes of queues clear themselves when the message is sent (EIAC); EICR is never read, which would clear it in QEMU. A cause that comes while
+//! its vector is masked stays in EICR, and is cleared before the vector is let through. Nothing is masked automatically: QEMU's EIAM does
+//! nothing, so a queue masks its vector itself at the first poll after a sleep. A cause that is latched raises no second interrupt: ICR is
 //! cleared before anything is enabled, and each time it is looked at.
 
 use super::parts::IvarLayout;
 use super::regs::{
-    EIAC, EICS, EIMC, EIMS, EITR, EITR_COUNT_IGNORE, EITR_INTERVAL_SHIFT, EITR_MOST, GPIE, IMC,
-    IMS, IVAR, IVAR_MISC, IVAR_VALID, gpie, icr,
+    EIAC, EICR, EICS, EIMC, EIMS, EITR, EITR_COUNT_IGNORE, EITR_INTERVAL_SHIFT, EITR_MOST, GPIE,
+    IMC, IMS, IVAR, IVAR_MISC, IVAR_VALID, gpie, icr,
 };
 use super::shared::Shared;
 use crate::device::{Device, Registers};
@@ -54,6 +55,16 @@ pub(super) fn setup<D: Device>(shared: &Shared<D>, queues: u32) {
 #[inline]
 pub(super) fn unmask<D: Device>(shared: &Shared<D>, vector: u32) {
     shared.registers.write32(EIMS, 1 << vector);
+}
+
+/// Lets a vector through for what comes from now on: a cause that was latched while the vector was masked is forgotten, for the packet is dealt with.
+/// Afterwards everything that came before is in memory, to be looked at.
+#[inline]
+pub(super) fn listen<D: Device>(shared: &Shared<D>, vector: u32) {
+    shared.registers.write32(EICR, 1 << vector);
+    unmask(shared, vector);
+    // Writes wait on the way. The answer to a read comes behind them, and behind packets whose cause was cleared.
+    shared.registers.read32(EIMS);
 }
 
 /// Holds a vector back.

@@ -28,6 +28,9 @@ pub(super) mod bmcr {
 const PHY_PATIENCE: Duration = Duration::from_millis(10);
 
 /// Writes a PHY register (82576 datasheet 8.2.5).
+///
+/// Firmware that manages the card may use the PHY too, and the semaphore for that (SWSM and SW_FW_SYNC) is not taken here: not needed in QEMU,
+/// where there is no firmware, and not tried on silicon. With a BMC on the port, turn its management off first.
 pub(super) fn write_phy<D: Device>(
     shared: &Shared<D>,
     register: u32,

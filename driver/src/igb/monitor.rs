@@ -68,7 +68,11 @@ impl Drop for Monitor {
 
 fn watch<D: Device>(shared: &Shared<D>, vectors: &Vectors, quit: &OwnedFd) {
     let nic = shared.device.address();
+    let epoch = shared.epoch.load(Ordering::Acquire);
     let mut up = None;
+    // Which fault the queues have been woken for: whoever saw it first need not have been this thread.
+    let mut told = 0;
+    let mut troubled = false;
     let mut overruns = shared.overruns.load(Ordering::Relaxed);
     loop {
         let mut fds = vec![
@@ -77,7 +81,7 @@ fn watch<D: Device>(shared: &Shared<D>, vectors: &Vectors, quit: &OwnedFd) {
         ];
         // Once reported it stays readable: no longer waited for.
         if let Some(trouble) = shared.device.trouble()
-            && !shared.failed()
+            && !troubled
         {
             fds.push(PollFd::new(trouble, PollFlags::POLLIN));
         }
@@ -89,11 +93,10 @@ fn watch<D: Device>(shared: &Shared<D>, vectors: &Vectors, quit: &OwnedFd) {
         }
         if readable(fds.get(2)) {
             tracing::error!(nic, why = shared.device.trouble_text(), "the NIC must end");
+            troubled = true;
             shared.fail(Fault::Trouble);
-            vectors.wake_all();
         }
         drain(vectors.other());
-        let before = shared.failed();
         let causes = shared.take_causes();
         if causes & icr::DRSTA != 0 {
             tracing::warn!(nic, "the NIC was reset by somebody else");
@@ -108,8 +111,10 @@ fn watch<D: Device>(shared: &Shared<D>, vectors: &Vectors, quit: &OwnedFd) {
         }
         overruns = now;
         let state = shared.read(STATUS);
-        if state == u32::MAX {
-            if !before {
+        if shared.epoch.load(Ordering::Acquire) != epoch {
+            // It is being reset, or was, and is not set up: what it answers says nothing.
+        } else if state == u32::MAX {
+            if told < Fault::Gone as u32 {
                 tracing::error!(nic, "the NIC does not answer any more");
             }
             shared.fail(Fault::Gone);
@@ -120,7 +125,9 @@ fn watch<D: Device>(shared: &Shared<D>, vectors: &Vectors, quit: &OwnedFd) {
             }
             shared.collect();
         }
-        if shared.failed() && !before {
+        let failed = shared.failed();
+        if failed != told {
+            told = failed;
             vectors.wake_all();
         }
     }

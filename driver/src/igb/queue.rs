@@ -17,9 +17,9 @@ use crate::device::{Device, Registers};
 use crate::{DriverError, QueueCounters, RxBatch, RxQueue};
 
 /// How long a queue may take to stop: what is under way to memory then is written (82576 datasheet 4.6.9.1; the time is Linux's).
-const STOP_PATIENCE: Duration = Duration::from_millis(100);
+pub(super) const STOP_PATIENCE: Duration = Duration::from_millis(100);
 /// After the enable bit is clear, write-backs may still be on the bus (4.6.9.1).
-const STOP_SETTLE: Duration = Duration::from_micros(100);
+pub(super) const STOP_SETTLE: Duration = Duration::from_micros(100);
 
 /// One queue of an [`IgbNic`](super::IgbNic), owned by the thread that polls it.
 ///
@@ -83,6 +83,7 @@ impl<D: Device> IgbQueue<D> {
         new.count_drops();
         new.drops.total.set(0);
         new.drops.full.set(false);
+        new.show_arrived();
         new
     }
 
@@ -97,6 +98,7 @@ impl<D: Device> IgbQueue<D> {
         self.shared.epoch.load(Ordering::Acquire) == self.epoch
     }
 
+    /// Adds up what the drop counter says. Called without the control lock too, so a reset may come at any time.
     fn count_drops(&self) {
         let value = self.shared.read(RxQueueRegs::of(self.index).rqdpc());
         let part = self.shared.part;
@@ -106,11 +108,17 @@ impl<D: Device> IgbQueue<D> {
             self.drops.full.set(true);
             return;
         }
+        if !self.current() {
+            // What it says may be the next queue's.
+            return;
+        }
         let value = value & mask;
         let new = if part.drop_clears {
             value
         } else {
-            value.wrapping_sub(self.drops.last.replace(value)) & mask
+            // Less than before: it began anew with a reset. It stays at its end, and does not go over it.
+            let last = self.drops.last.replace(value);
+            value.checked_sub(last).unwrap_or(value)
         };
         self.drops.full.set(self.drops.full.get() || value == mask);
         self.drops
@@ -149,10 +157,9 @@ impl<D: Device> IgbQueue<D> {
             "the queue did not stop; the NIC is reset, which ends its other queues too"
         );
         self.count_drops();
-        self.shared.device.reset()?;
-        self.shared.epoch.fetch_add(1, Ordering::Release);
+        let reset = self.shared.reset();
         self.vectors.wake_all();
-        Ok(())
+        reset
     }
 }
 
@@ -180,7 +187,7 @@ impl<D: Device> RxQueue for IgbQueue<D> {
     }
 
     fn posted(&self) -> u32 {
-        self.receive.held()
+        self.receive.posted()
     }
 
     fn capacity(&self) -> u32 {
@@ -197,8 +204,8 @@ impl<D: Device> RxQueue for IgbQueue<D> {
         }
         drain(self.wait_fd());
         self.armed = true;
-        interrupts::unmask(&self.shared, self.index);
-        // What came before it was unmasked may have raised no interrupt; and a fault that came before the drain would go unseen.
+        interrupts::listen(&self.shared, self.index);
+        // What came before may have raised no interrupt; and a fault that came before the drain would go unseen.
         self.receive.ring.done().is_none() && self.fault().is_none()
     }
 
@@ -269,7 +276,7 @@ impl<D: Device> std::fmt::Debug for IgbQueue<D> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("IgbQueue")
             .field("index", &self.index)
-            .field("posted", &self.receive.held())
+            .field("posted", &self.receive.posted())
             .field("stopped", &self.stopped)
             .finish_non_exhaustive()
     }

@@ -103,9 +103,15 @@ impl Receive {
         &self.counts
     }
 
-    /// Chunks posted, or with a packet that is not delivered yet, or to be posted again.
+    /// Chunks posted, or with a packet that is not delivered yet. Those to be posted again are missing until they are: whoever tops the ring up
+    /// goes by this.
+    pub(super) fn posted(&self) -> u32 {
+        self.ring.posted() + self.partial.len() as u32
+    }
+
+    /// The same with those to be posted again.
     pub(super) fn held(&self) -> u32 {
-        self.ring.posted() + (self.partial.len() + self.returned.len()) as u32
+        self.posted() + self.returned.len() as u32
     }
 
     /// See [`RxQueue::poll`](crate::RxQueue::poll).

@@ -151,6 +151,8 @@ pub(super) mod gpie {
 }
 /// Extended interrupt cause set, WO. One bit a vector, as in the next four.
 pub(super) const EICS: u32 = 0x1520;
+/// Extended interrupt causes, RC and W1C: those of a vector that is masked stay here until they are let through or cleared.
+pub(super) const EICR: u32 = 0x1580;
 /// Extended interrupt mask set, RW.
 pub(super) const EIMS: u32 = 0x1524;
 /// Extended interrupt mask clear, WO.

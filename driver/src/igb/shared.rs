@@ -7,18 +7,21 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::parts::Part;
 use super::regs::{ICR, icr};
 use super::statistics::Totals;
+use crate::DriverError;
 use crate::device::{Device, Registers};
 
-/// Why a NIC can receive no more.
+/// Why a NIC can receive no more, the graver the greater: the gravest is what is reported.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(u32)]
 pub(super) enum Fault {
-    /// The system reported an error, or wants the device back.
-    Trouble = 1,
+    /// Its memory failed.
+    Fatal = 1,
+    /// A reset that was to stop it failed.
+    Stuck,
     /// Its registers read all ones.
     Gone,
-    /// Its memory failed.
-    Fatal,
+    /// The system reported an error, or wants the device back.
+    Trouble,
 }
 
 const TROUBLE: &str = "the system reported an error of the NIC that cannot be corrected, or wants the NIC back; the daemon's log says which; \
@@ -27,7 +30,10 @@ const GONE: &str = "the NIC does not answer any more (its registers read all one
                     detach, then bind the NIC again";
 const FATAL: &str =
     "the NIC reported an error in its own memory; detach and attach again, which resets it";
-const RESET: &str = "the NIC was reset because one of its queues did not stop; attach again";
+const STUCK: &str = "one of the NIC's queues did not stop, and the NIC could not be reset; detach everything and attach again, which tries once more, \
+                     or power the machine off and on";
+pub(super) const RESET: &str =
+    "the NIC was reset because one of its queues did not stop; attach again";
 
 /// Shared by control, queues and monitor.
 pub(super) struct Shared<D: Device> {
@@ -40,6 +46,8 @@ pub(super) struct Shared<D: Device> {
     pub(super) epoch: AtomicU32,
     /// A [`Fault`], or 0.
     fault: AtomicU32,
+    /// The epoch of the transmitter that there is, plus 1; 0 if there is none. Changed under the control lock.
+    pub(super) transmitter: AtomicU32,
     /// Written with the first fault that ends the NIC.
     alarm: Mutex<Option<OwnedFd>>,
     /// How often the device said that packets were lost.
@@ -58,6 +66,7 @@ impl<D: Device> Shared<D> {
             control: Mutex::new(()),
             epoch: AtomicU32::new(0),
             fault: AtomicU32::new(0),
+            transmitter: AtomicU32::new(0),
             alarm: Mutex::new(None),
             overruns: AtomicU64::new(0),
             arrived: (0..queues).map(|_| AtomicU64::new(0)).collect(),
@@ -85,12 +94,11 @@ impl<D: Device> Shared<D> {
         self.registers.write32(offset, value);
     }
 
-    /// From now on every queue reports `fault`; the first stays.
+    /// From now on every queue reports `fault`, or what is graver. The monitor wakes them, within a second.
     pub(super) fn fail(&self, fault: Fault) {
-        let _ = self
-            .fault
-            .compare_exchange(0, fault as u32, Ordering::Release, Ordering::Relaxed);
-        self.raise_alarm();
+        if self.fault.fetch_max(fault as u32, Ordering::Release) < fault as u32 {
+            self.raise_alarm();
+        }
     }
 
     /// Has `alarm` written once the NIC can serve no more.
@@ -116,8 +124,21 @@ impl<D: Device> Shared<D> {
         }
     }
 
-    pub(super) fn failed(&self) -> bool {
-        self.fault.load(Ordering::Relaxed) != 0
+    /// What has failed, as a number: the greater, the graver. 0 for nothing.
+    pub(super) fn failed(&self) -> u32 {
+        self.fault.load(Ordering::Relaxed)
+    }
+
+    /// Resets the function, which ends every queue of this epoch, or has each of them report that it failed. Under the control lock.
+    pub(super) fn reset(&self) -> Result<(), DriverError> {
+        let before = self.epoch.load(Ordering::Relaxed);
+        // First, so that nobody takes what the registers say after the reset for the queue's of before it. Whoever asks whether a queue has stopped
+        // holds the control lock.
+        self.epoch.store(before.wrapping_add(1), Ordering::Release);
+        self.device.reset().inspect_err(|_| {
+            self.epoch.store(before, Ordering::Release);
+            self.fail(Fault::Stuck);
+        })
     }
 
     /// A function reset that succeeded clears what went before it.
@@ -131,8 +152,9 @@ impl<D: Device> Shared<D> {
         match self.fault.load(Ordering::Relaxed) {
             0 if self.epoch.load(Ordering::Relaxed) == epoch => None,
             0 => Some(RESET),
-            code if code == Fault::Gone as u32 => Some(GONE),
             code if code == Fault::Fatal as u32 => Some(FATAL),
+            code if code == Fault::Stuck as u32 => Some(STUCK),
+            code if code == Fault::Gone as u32 => Some(GONE),
             _ => Some(TROUBLE),
         }
     }

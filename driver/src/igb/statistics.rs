@@ -56,6 +56,8 @@ impl<D: Device> Shared<D> {
     /// What the port lost before it chose a queue, by the reasons of drops. Packets shorter than the shortest are not among them: QEMU counts those that it
     /// has padded and delivered.
     pub(super) fn losses(&self) -> PortLosses {
+        // An overrun that nobody has heard of yet counts as well.
+        self.take_causes();
         let totals = self.collect();
         let mut drops = BTreeMap::new();
         for ((name, _), count) in DROPS.iter().zip(totals.drops) {

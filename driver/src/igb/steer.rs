@@ -35,6 +35,8 @@ pub(super) struct Flow {
     pub id: u16,
     pub rule: FlowRule,
     pub queues: RangeInclusive<u32>,
+    /// The function reset that its queues were opened after.
+    pub epoch: u32,
 }
 
 /// What the hardware shall do.
@@ -189,7 +191,7 @@ pub(super) struct Manners {
 /// Writes what `plan` needs. Reception is off afterwards exactly if nothing is steered.
 pub(super) fn apply<D: Device>(shared: &Shared<D>, plan: &Plan, manners: Manners) {
     match plan {
-        Plan::Off => {}
+        Plan::Off => set_ether_types(shared, &[]),
         Plan::Address { default, addresses } => address(shared, *default, addresses, manners),
         Plan::Hash {
             queues,
@@ -239,13 +241,54 @@ fn set_address<D: Device>(shared: &Shared<D>, index: u32, address: [u8; 6], bits
         u32::from_le_bytes([a, b, c, d]),
         u32::from_le_bytes([e, f, 0, 0]) | bits,
     );
-    if shared.read(low) == low_value && shared.read(high) == high_value {
+    let before = shared.read(high);
+    if shared.read(low) == low_value && before & 0xffff == high_value & 0xffff {
+        // The same address, perhaps for another queue.
+        if before != high_value {
+            shared.write(high, high_value);
+        }
         return;
     }
     // Off while it is half written.
     shared.write(high, 0);
     shared.write(low, low_value);
     shared.write(high, high_value);
+}
+
+/// Ether types whose packets go to queue 0.
+fn set_ether_types<D: Device>(shared: &Shared<D>, ether_types: &[u16]) {
+    for index in 0..ETQF.count() {
+        let value = ether_types.get(index as usize).map_or(0, |&kind| {
+            u32::from(kind) | etqf::ENABLE | etqf::QUEUE_ENABLE | 0 << etqf::QUEUE_SHIFT
+        });
+        set(shared, ETQF.at(index), value);
+    }
+}
+
+/// The entries for receive addresses 1 and up. An address that has a register keeps it: moved, it would be nobody's for a moment, or two's.
+fn places<D: Device>(
+    shared: &Shared<D>,
+    addresses: &[([u8; 6], u32)],
+) -> Vec<Option<([u8; 6], u32)>> {
+    let mut left = addresses.to_vec();
+    let mut places: Vec<_> = (1..shared.part.addresses)
+        .map(|index| {
+            let (low, high) = receive_address(index);
+            let high = shared.read(high);
+            let [a, b, c, d] = shared.read(low).to_le_bytes();
+            let [e, f, ..] = high.to_le_bytes();
+            let at = left
+                .iter()
+                .position(|(address, _)| *address == [a, b, c, d, e, f])?;
+            (high & RAH_VALID != 0).then(|| left.swap_remove(at))
+        })
+        .collect();
+    // There is room: the plan has seen to that.
+    let mut left = left.into_iter();
+    for place in places.iter_mut().filter(|place| place.is_none()) {
+        *place = left.next();
+    }
+    places
 }
 
 fn address<D: Device>(
@@ -269,12 +312,13 @@ fn address<D: Device>(
         .filter(|_| !named(manners.station))
         .map_or(0, target);
     set_address(shared, 0, manners.station, own);
-    for index in 1..shared.part.addresses {
-        match addresses.get(index as usize - 1) {
-            Some(&(address, queue)) => set_address(shared, index, address, target(queue)),
+    for (index, place) in (1..).zip(places(shared, addresses)) {
+        match place {
+            Some((address, queue)) => set_address(shared, index, address, target(queue)),
             None => set_address(shared, index, [0; 6], 0),
         }
     }
+    set_ether_types(shared, &[]);
     if pools {
         self::pools(shared, default, manners);
     } else {
@@ -332,12 +376,7 @@ fn hash<D: Device>(shared: &Shared<D>, queues: u32, ether_types: &[u16], manners
             entry(0) | entry(1) | entry(2) | entry(3),
         );
     }
-    for index in 0..ETQF.count() {
-        let value = ether_types.get(index as usize).map_or(0, |&kind| {
-            u32::from(kind) | etqf::ENABLE | etqf::QUEUE_ENABLE | 0 << etqf::QUEUE_SHIFT
-        });
-        set(shared, ETQF.at(index), value);
-    }
+    set_ether_types(shared, ether_types);
     set(shared, VT_CTL, 0);
     set(shared, MRQC, mrqc::RSS | mrqc::FIELDS);
 }

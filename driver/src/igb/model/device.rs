@@ -51,12 +51,12 @@ impl Device for IgbModel {
 
     fn reset(&self) -> Result<(), DriverError> {
         let mut state = self.chip.state();
+        state.vectors.clear();
+        state.bus_master = false;
         if state.fault.reset_fails {
             return Err(sys(io::Error::from_raw_os_error(libc::EIO)));
         }
         state.reset();
-        state.bus_master = false;
-        state.vectors.clear();
         state.resets += 1;
         Ok(())
     }

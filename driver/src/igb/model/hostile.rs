@@ -357,6 +357,8 @@ fn step(
                 will_not_stop: kind & 1 != 0,
                 gone: kind & 6 == 6,
                 reset_fails: kind & 24 == 24,
+                gone_when_enabled: kind & 0xc1 == 0xc1,
+                ..Fault::default()
             });
             if kind & 32 != 0 {
                 let held = all.swap_remove(at);

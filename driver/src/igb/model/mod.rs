@@ -37,8 +37,12 @@ pub struct Fault {
     pub will_not_stop: bool,
     /// Every register reads all ones, and writes do nothing.
     pub gone: bool,
-    /// A function reset fails.
+    /// A function reset fails; interrupts and bus mastering are off by then, as with VFIO.
     pub reset_fails: bool,
+    /// It is gone as soon as a receive queue is enabled.
+    pub gone_when_enabled: bool,
+    /// The transmit queue's enable bit does not clear.
+    pub sends_for_ever: bool,
 }
 
 /// The modelled NIC. Give it to [`IgbNic::open`](super::IgbNic::open) in an `Arc`, and frames to [`receive`](Self::receive).
@@ -175,6 +179,11 @@ impl IgbModel {
     #[must_use]
     pub fn peek(&self, offset: u32) -> u32 {
         self.chip.state().get(offset)
+    }
+
+    /// Sets the register at `offset`, without the effects that writing has: what the device did by itself.
+    pub fn poke(&self, offset: u32, value: u32) {
+        self.chip.state().put(offset, value);
     }
 
     /// RDT of `queue`.

@@ -3,8 +3,8 @@
 use super::{Chip, IgbModel, State};
 use crate::device::Registers;
 use crate::igb::regs::{
-    CTRL, EICS, EIMC, EIMS, ICR, IMC, IMS, MDIC, RAH_VALID, RXDCTL_ENABLE, RxQueueRegs, STATUS,
-    TxQueueRegs, ctrl, icr, mdic, receive_address, status,
+    CTRL, EICR, EICS, EIMC, EIMS, ICR, IMC, IMS, MDIC, RAH_VALID, RXDCTL_ENABLE, RxQueueRegs,
+    STATUS, TXDCTL_ENABLE, TxQueueRegs, ctrl, icr, mdic, receive_address, status,
 };
 
 /// Registers of the BAR.
@@ -80,6 +80,7 @@ impl State {
                 }
                 value
             }
+            EICR => std::mem::take(&mut self.causes),
             EIMC | EICS | IMC => 0,
             _ => value,
         }
@@ -98,6 +99,7 @@ impl State {
                 self.deliver();
             }
             EIMC => self.put(EIMS, self.get(EIMS) & !value),
+            EICR => self.causes &= !value,
             EICS => {
                 self.causes |= value;
                 self.deliver();
@@ -110,7 +112,17 @@ impl State {
                     0
                 };
                 self.put(offset, value | kept);
+                self.fault.gone |= self.fault.gone_when_enabled && value & RXDCTL_ENABLE != 0;
                 self.pump();
+            }
+            0xe028..0xe400 if offset % 0x40 == 0x28 => {
+                let stuck = self.fault.sends_for_ever && value & TXDCTL_ENABLE == 0;
+                let kept = if stuck {
+                    self.get(offset) & TXDCTL_ENABLE
+                } else {
+                    0
+                };
+                self.put(offset, value | kept);
             }
             0xc018..0xc400 if offset % 0x40 == 0x18 => {
                 self.put(offset, value & 0xffff);

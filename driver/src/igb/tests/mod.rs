@@ -1,7 +1,9 @@
 //! The driver end to end on the register model.
 
 mod cost;
+mod faults;
 mod life;
+mod losses;
 mod rig;
 mod split;
 mod steering;

@@ -7,6 +7,7 @@ use devrx_pool::{DrainState, Pool, PoolConfig};
 use devrx_provider::{
     ChunkIndex, Mapping, MemoryProvider, Region, RegionProvider, RegionSpec, memfd,
 };
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::igb::model::IgbModel;
 use crate::igb::{IgbNic, IgbOptions, IgbQueue};
@@ -60,6 +61,12 @@ impl Packet {
     }
 }
 
+/// Whether `fd` can be read within `milliseconds`.
+pub(crate) fn readable(fd: impl AsFd, milliseconds: u16) -> bool {
+    let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
+    poll(&mut fds, PollTimeout::from(milliseconds)).unwrap() > 0
+}
+
 /// One queue with its pool.
 pub(crate) struct Queue {
     pub queue: IgbQueue<IgbModel>,
@@ -86,17 +93,19 @@ pub(crate) fn slots(count: u32, size: u32) -> Arc<Mapping> {
 impl Setup {
     /// The memory of its queues.
     pub(crate) fn configs(&self) -> (Arc<Region>, Vec<QueueConfig>) {
+        // Memory of no chunks cannot be had.
+        let queues = self.queues.max(1);
         let region = Arc::new(
             memfd::create(
                 "devrx-test",
                 RegionSpec {
-                    size: u64::from(self.queues * self.chunks * self.chunk).next_multiple_of(4096),
+                    size: u64::from(queues * self.chunks * self.chunk).next_multiple_of(4096),
                     chunk_size: self.chunk,
                 },
             )
             .unwrap(),
         );
-        let providers = RegionProvider::split(Arc::clone(&region), self.queues).unwrap();
+        let providers = RegionProvider::split(Arc::clone(&region), queues).unwrap();
         let configs = providers.into_iter().map(|provider| {
             let chunks = provider.chunks();
             QueueConfig {
@@ -127,6 +136,7 @@ impl Rig {
         let (region, configs) = setup.configs();
         let queues = configs
             .into_iter()
+            .take(setup.queues as usize)
             .enumerate()
             .map(|(index, config)| Queue::open(&mut nic, index as u32, config))
             .collect();
@@ -260,6 +270,13 @@ impl Queue {
 /// An Ethernet frame with IPv4 and UDP, `len` bytes in all (at least 60), checksums right, payload a pattern of its ports.
 pub(crate) fn udp(src_port: u16, dst_port: u16, len: usize) -> Vec<u8> {
     udp_to([0x52, 0x54, 0, 0, 0, 0x10], src_port, dst_port, len)
+}
+
+/// A broadcast that cannot be split.
+pub(crate) fn arp() -> Vec<u8> {
+    let mut frame = [&[0xff; 6][..], &[2, 0, 0, 0, 0, 1], &[8, 6]].concat();
+    frame.resize(60, 0x5a);
+    frame
 }
 
 /// The same to another address.

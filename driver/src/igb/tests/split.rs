@@ -1,14 +1,8 @@
 //! Where headers and payload go.
 
-use super::rig::{Rig, Setup, udp};
+use super::rig::{Rig, Setup, arp, udp};
 use crate::igb::IgbOptions;
-use crate::{RxFlags, RxQueue, Unsplit};
-
-fn arp() -> Vec<u8> {
-    let mut frame = [&[0xff; 6][..], &[2, 0, 0, 0, 0, 1], &[8, 6]].concat();
-    frame.resize(60, 0x5a);
-    frame
-}
+use crate::{Flows, RxFlags, RxQueue, Unsplit};
 
 #[test]
 fn what_cannot_be_split_goes_to_the_payload_and_only_to_any() {
@@ -47,6 +41,38 @@ fn the_policy_decides_about_what_cannot_be_split() {
             Unsplit::Header => assert_eq!(packets[0].header, arp()),
         }
         assert!(rig.queues[0].queue.counters().exact);
+        rig.end();
+    }
+}
+
+#[test]
+fn a_rule_for_what_cannot_be_split_is_told_what_will_not_arrive() {
+    for unsplit in [Unsplit::Deliver, Unsplit::Drop, Unsplit::Header] {
+        let mut rig = Rig::new(Setup {
+            unsplit,
+            ..Setup::default()
+        });
+        for (id, (rule, kinds)) in [
+            ("arp", "none"),
+            ("ether-type=0x88f7", "none"),
+            ("dst-mac=52:54:00:00:00:10", "only"),
+            ("vlan=5", "only"),
+            ("udp", ""),
+            ("ip", ""),
+            ("any", ""),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let rule = rule.parse().unwrap();
+            let notes = rig.nic.add_flow(0..=0, id as u16, &rule).unwrap();
+            let told = notes.iter().any(|note| {
+                note.contains("--unsplit header") && !kinds.is_empty() && note.contains(kinds)
+            });
+            let expected = !kinds.is_empty() && unsplit != Unsplit::Header;
+            assert_eq!(told, expected, "{rule} {unsplit:?}: {notes:?}");
+            assert_eq!(notes.is_empty(), !expected, "{rule} {unsplit:?}: {notes:?}");
+        }
         rig.end();
     }
 }

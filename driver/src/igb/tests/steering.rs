@@ -1,7 +1,8 @@
 //! Which queue a packet comes to.
 
-use super::rig::{Rig, Setup, udp, udp_to};
-use crate::igb::model::IgbModel;
+use super::rig::{Queue, Rig, Setup, arp, udp, udp_to};
+use crate::igb::model::{Fault, IgbModel};
+use crate::igb::regs::receive_address;
 use crate::{DriverError, Flows, Nic, RxFlags, RxQueue};
 
 const OTHER: [u8; 6] = [0x52, 0x54, 0, 0, 0, 0x11];
@@ -116,5 +117,91 @@ fn a_queue_comes_and_goes_while_another_receives() {
     assert_eq!(got, usize::from(sent));
     assert!(rig.queues[0].queue.counters().exact);
     assert_eq!(rig.nic.queue_packets(1), 20, "counted across openings");
+    rig.end();
+}
+
+#[test]
+fn a_rule_that_others_need_stays() {
+    let mut rig = Rig::new(setup(0x10c9, 2));
+    rig.rule(0, 1, "any");
+    rig.rule(0, 2, "dst-mac=01:00:5e:00:00:01");
+    rig.rule(1, 3, "dst-mac=52:54:00:00:00:11");
+    let error = rig.nic.remove_flow(0..=0, 1).unwrap_err();
+    assert!(matches!(error, DriverError::Flow { .. }), "{error}");
+    assert!(error.to_string().contains("multicasts"), "{error}");
+    // Nothing has changed.
+    rig.model.receive(&udp_to(FOREIGN, 1, 1, 100));
+    rig.model.receive(&udp_to(OTHER, 1, 1, 100));
+    let got = rig.drain(0);
+    assert_eq!((got.len(), got[0].flow), (1, 1));
+    assert_eq!(rig.drain(1).len(), 1);
+    rig.nic.remove_flow(0..=0, 2).unwrap();
+    rig.nic.remove_flow(0..=0, 1).unwrap();
+    rig.end();
+}
+
+#[test]
+fn ether_types_of_before_are_forgotten() {
+    let mut rig = Rig::new(setup(0x10c9, 2));
+    rig.nic.add_flow(0..=1, 3, &"arp".parse().unwrap()).unwrap();
+    rig.nic.remove_flow(0..=1, 3).unwrap();
+    rig.rule(1, 4, "any");
+    rig.model.receive(&arp());
+    assert_eq!((rig.drain(0).len(), rig.drain(1).len()), (0, 1));
+    rig.end();
+}
+
+#[test]
+fn an_address_keeps_its_place_while_others_go() {
+    let mut rig = Rig::new(setup(0x10c9, 2));
+    rig.rule(0, 1, "any");
+    for last in 0..4 {
+        rig.rule(1, 10 + last, &format!("dst-mac=52:54:00:00:01:0{last}"));
+    }
+    let places = |rig: &Rig| -> Vec<u32> {
+        (0..8)
+            .map(|index| rig.model.peek(receive_address(index).1) >> 31)
+            .collect()
+    };
+    assert_eq!(places(&rig), [1, 1, 1, 1, 1, 0, 0, 0]);
+    rig.nic.remove_flow(1..=1, 11).unwrap();
+    assert_eq!(places(&rig), [1, 1, 0, 1, 1, 0, 0, 0]);
+    rig.rule(1, 20, "dst-mac=52:54:00:00:01:09");
+    assert_eq!(places(&rig), [1, 1, 1, 1, 1, 0, 0, 0]);
+    for last in [0, 2, 3, 9] {
+        rig.model
+            .receive(&udp_to([0x52, 0x54, 0, 0, 1, last], 1, 1, 100));
+        assert_eq!(rig.drain(1).len(), 1, "{last}");
+    }
+    rig.model
+        .receive(&udp_to([0x52, 0x54, 0, 0, 1, 1], 1, 1, 100));
+    assert_eq!(rig.drain(0).len(), 1);
+    rig.end();
+}
+
+#[test]
+fn rules_of_queues_that_a_reset_ended_count_no_more() {
+    let mut rig = Rig::new(setup(0x10c9, 2));
+    rig.rule(1, 1, "any");
+    rig.model.set_fault(Fault {
+        will_not_stop: true,
+        ..Fault::default()
+    });
+    rig.nic.close_queue(0).unwrap();
+    let queue = rig.queues.remove(0);
+    let config = queue.config.clone();
+    queue.end();
+    rig.model.set_fault(Fault::default());
+    // Before the NIC is initialized again, and after.
+    refused(&mut rig, 1, "dst-mac=52:54:00:00:00:11", "was reset");
+    config.provider.uninstall();
+    rig.queues.insert(0, Queue::open(&mut rig.nic, 0, config));
+    refused(&mut rig, 1, "dst-mac=52:54:00:00:00:11", "was reset");
+    rig.rule(0, 2, "any");
+    rig.model.receive(&udp(1, 1, 100));
+    assert_eq!(rig.drain(0).len(), 1);
+    rig.nic.remove_flow(1..=1, 1).unwrap();
+    rig.model.receive(&udp(1, 1, 100));
+    assert_eq!(rig.drain(0).len(), 1);
     rig.end();
 }

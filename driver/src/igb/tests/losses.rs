@@ -1,0 +1,105 @@
+//! What is lost is counted, once, and where it was lost.
+
+use super::rig::{Rig, Setup, udp};
+use crate::igb::regs::{ICR, RxQueueRegs, icr, statistics};
+use crate::{Flows, Nic, PortLosses, RxQueue};
+
+#[test]
+fn what_the_port_lost_is_told() {
+    let mut rig = Rig::new(Setup::default());
+    let none = PortLosses {
+        exact: true,
+        ..PortLosses::default()
+    };
+    assert_eq!(rig.nic.port_losses(), none);
+    rig.any(0);
+    for port in 0..2000 {
+        rig.model.receive(&udp(port, 1, 1000));
+    }
+    let got = rig.drain(0).len() as u64;
+    rig.model.poke(statistics::CRCERRS, 3);
+    let losses = rig.nic.port_losses();
+    assert_eq!(got + losses.drops["missed"], 2000);
+    assert_eq!(losses.drops["error"], 3);
+    assert!(!losses.exact);
+    rig.end();
+    // With no queue open as well.
+    let rig = Rig::new(Setup {
+        queues: 0,
+        ..Setup::default()
+    });
+    rig.model.poke(ICR, icr::RXO);
+    assert!(!rig.nic.port_losses().exact);
+}
+
+#[test]
+fn a_drop_counter_that_starts_over_is_followed() {
+    // Reading does not clear it on an I210.
+    let mut rig = Rig::new(Setup {
+        device: 0x1533,
+        queues: 2,
+        chunks: 32,
+        ..Setup::default()
+    });
+    rig.any(0);
+    let flood = |rig: &Rig| {
+        for port in 0..50 {
+            rig.model.receive(&udp(port, 1, 100));
+        }
+    };
+    flood(&rig);
+    assert_eq!(rig.queues[0].queue.counters().no_descriptor, 18);
+    // Somebody reset the port.
+    rig.model.poke(RxQueueRegs::of(0).rqdpc(), 2);
+    assert_eq!(rig.queues[0].queue.counters().no_descriptor, 20);
+    rig.end();
+}
+
+#[test]
+fn drops_of_before_are_not_a_new_queues() {
+    let mut rig = Rig::new(Setup::default());
+    rig.nic.close_queue(0).unwrap();
+    let queue = rig.queues.remove(0);
+    let config = queue.config.clone();
+    queue.end();
+    config.provider.uninstall();
+    rig.model.poke(RxQueueRegs::of(0).rqdpc(), 5);
+    rig.queues
+        .push(super::rig::Queue::open(&mut rig.nic, 0, config));
+    assert_eq!(rig.nic.queue_packets(0), 0);
+    assert_eq!(rig.queues[0].queue.counters().no_descriptor, 0);
+    rig.end();
+}
+
+#[test]
+fn packets_that_nobody_wants_cost_no_descriptors() {
+    // One packet in twenty is wanted; the worker tops the queue up when 32 are missing.
+    let mut rig = Rig::new(Setup {
+        queues: 2,
+        chunks: 512,
+        ring: 128,
+        ..Setup::default()
+    });
+    rig.rule(0, 3, "udp,dst-port=5000");
+    let mut got = 0;
+    for round in 0..400_u16 {
+        for packet in 0..20 {
+            let port = if packet == 0 { 5000 } else { 5001 };
+            rig.model.receive(&udp(round, port, 100));
+        }
+        for packet in rig.poll(0) {
+            got += 1;
+            for chunk in packet.chunks {
+                rig.queues[0].recycle(chunk);
+            }
+        }
+        let queue = &mut rig.queues[0];
+        if queue.queue.capacity() - queue.queue.posted() >= 32 {
+            queue.refill();
+        }
+    }
+    let counters = rig.queues[0].queue.counters();
+    assert_eq!((got, counters.no_descriptor), (400, 0));
+    assert_eq!(counters.unwanted, 19 * 400);
+    rig.end();
+}
