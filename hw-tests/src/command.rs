@@ -65,10 +65,15 @@ pub struct Process {
 impl Process {
     /// Starts `command` with its output going to unnamed files, so that it can never block on a pipe.
     pub fn start(command: &mut Command) -> Result<Self> {
+        Self::start_with(command, Stdio::null())
+    }
+
+    /// The same with this standard input.
+    pub fn start_with(command: &mut Command, stdin: Stdio) -> Result<Self> {
         let name = format!("{command:?}").replace('"', "");
         let (stdout, stderr) = (tempfile::tempfile()?, tempfile::tempfile()?);
         let child = command
-            .stdin(Stdio::null())
+            .stdin(stdin)
             .stdout(stdout.try_clone()?)
             .stderr(stderr.try_clone()?)
             .spawn()

@@ -50,6 +50,14 @@ impl Daemon {
         Self::launch(command, binary, None, nics)
     }
 
+    /// The same with a configuration file of this content, which also names the NICs.
+    pub fn start_here_with(config: &str) -> Result<Self> {
+        let binary = lane::binary()?;
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "--"]).arg(&binary);
+        Self::launch(command, binary, Some(config), &[])
+    }
+
     fn launch(
         mut command: Command,
         binary: PathBuf,
@@ -120,6 +128,12 @@ impl Daemon {
             );
         }
         Ok(children)
+    }
+
+    /// What it has logged.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.process.written().1
     }
 
     /// Whether it runs.

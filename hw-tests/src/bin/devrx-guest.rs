@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
-use devrx_hw_tests::inside::init;
+use devrx_hw_tests::inside::{consumer, init};
 
 fn main() -> ExitCode {
     match start() {
@@ -20,6 +20,7 @@ fn start() -> Result<()> {
     match &arguments[..] {
         [name, rest @ ..] if name.ends_with("setpriv") => init::setpriv(rest),
         [_, verb, name] if verb == "test" => init::test(name),
+        [_, verb, rest @ ..] if verb == consumer::VERB => consumer::run(rest),
         _ if std::process::id() == 1 => init::run(),
         _ => bail!("this program belongs into a guest; `cargo xtask guest` starts one"),
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::inject::{Lot, Port};
+use super::inject::{Lot, Port, Source};
 use super::machine::{BAR, Machine};
 use super::message::{BAR_READ, Frames, Reply, Request, from_hex, sum, to_hex};
 use super::qmp::Qmp;
@@ -173,32 +173,54 @@ impl Control {
 
     fn lot(&mut self, nic: &str, frames: &Frames, rate: Option<u32>, rounds: u32) -> Result<Lot> {
         let mac = self.machine.nic(nic).context("no such NIC")?.mac();
-        let rounds = u64::from(rounds);
-        let list = match frames {
-            &Frames::Numbered {
+        let (mut source, count) = self.source(mac, frames)?;
+        ensure!(count > 0, "no frames to inject");
+        Ok(Lot {
+            source: Box::new(move |index| source(index % count)),
+            count: count * u64::from(rounds),
+            rate,
+        })
+    }
+
+    /// What makes frame n of these, and how many there are.
+    fn source(&mut self, mac: [u8; 6], frames: &Frames) -> Result<(Source, u64)> {
+        let numbered = |mac, port, first, count, payload| -> (Source, u64) {
+            let source = move |index| frame::numbered_to(mac, port, first + index, payload);
+            (Box::new(source), count)
+        };
+        let list = match *frames {
+            Frames::Numbered {
                 port,
                 first,
                 count,
                 payload,
-            } => {
-                return Ok(Lot {
-                    source: Box::new(move |index| {
-                        frame::numbered_to(mac, port, first + index % count, payload)
-                    }),
-                    count: count * rounds,
-                    rate,
-                });
+            } => return Ok(numbered(mac, port, first, count, payload)),
+            Frames::NumberedTo {
+                mac,
+                port,
+                first,
+                count,
+                payload,
+            } => return Ok(numbered(mac, port, first, count, payload)),
+            Frames::Mixed(ref kinds) => {
+                let mut parts = Vec::new();
+                for kind in kinds {
+                    parts.push(self.source(mac, kind)?);
+                }
+                let each = parts.first().context("a mixture of nothing")?.1;
+                ensure!(
+                    parts.iter().all(|(_, count)| *count == each),
+                    "a mixture takes equally many of each"
+                );
+                let kinds = parts.len() as u64;
+                let source = move |index: u64| parts[(index % kinds) as usize].0(index / kinds);
+                return Ok((Box::new(source), each * kinds));
             }
-            Frames::Capture(name) => pcap::read(&self.captures.join(format!("{name}.pcap")))?,
+            Frames::Capture(ref name) => pcap::read(&self.captures.join(format!("{name}.pcap")))?,
             Frames::Staged => std::mem::take(&mut self.staged),
         };
-        ensure!(!list.is_empty(), "no frames to inject");
         let count = list.len() as u64;
-        Ok(Lot {
-            source: Box::new(move |index| list[(index % count) as usize].clone()),
-            count: count * rounds,
-            rate,
-        })
+        Ok((Box::new(move |index| list[index as usize].clone()), count))
     }
 
     fn bar(&self, offset: u64, length: u64) -> Result<Vec<u8>> {

@@ -21,6 +21,21 @@ pub enum Frames {
         /// UDP payload bytes.
         payload: usize,
     },
+    /// The same to another address.
+    NumberedTo {
+        /// Where to.
+        mac: [u8; 6],
+        /// UDP destination port.
+        port: u16,
+        /// Number of the first frame.
+        first: u64,
+        /// How many.
+        count: u64,
+        /// UDP payload bytes.
+        payload: usize,
+    },
+    /// One frame of each in turn; all must have equally many.
+    Mixed(Vec<Frames>),
     /// A capture that both sides have, by its name without `.pcap`.
     Capture(String),
     /// The frames given by [`Request::Stage`] since the last injection of staged frames.

@@ -5,12 +5,19 @@ use anyhow::Result;
 use crate::guest::machine::{Machine, STANDARD};
 use crate::inside::Host;
 
-pub mod book;
 pub mod bench;
+pub mod book;
 pub mod boot;
 pub mod harness;
+pub mod igb_idle;
+pub mod igb_neighbours;
+pub mod igb_receive;
+pub mod igb_round_trip;
+pub mod igb_safety;
+pub mod igb_sums;
 pub mod memory;
 pub mod nic_commands;
+pub mod samples;
 pub mod selftest;
 pub mod vfio;
 pub mod vfio_bind;
@@ -79,10 +86,16 @@ impl Test {
 #[must_use]
 pub fn all() -> Vec<Test> {
     [
+        book::TESTS,
         boot::TESTS,
         harness::TESTS,
+        igb_receive::TESTS,
+        igb_round_trip::TESTS,
+        igb_safety::TESTS,
+        igb_neighbours::TESTS,
+        igb_sums::TESTS,
+        igb_idle::TESTS,
         memory::TESTS,
-        book::TESTS,
         nic_commands::TESTS,
         selftest::TESTS,
         vfio::TESTS,

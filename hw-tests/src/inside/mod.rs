@@ -1,7 +1,9 @@
 //! The guest's side of the guest lane: what runs as `/init`, and what tests in a guest call.
 
+pub mod consumer;
 pub mod devices;
 pub mod host;
+pub mod igb;
 pub mod init;
 pub mod modules;
 

@@ -1,0 +1,305 @@
+//! Memory that was given back is not written any more: after a detach, after the client was killed, after the daemon was killed, each in the
+//! middle of traffic that goes on. And what becomes of a NIC whose DMA is stopped, or that is wanted back.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
+
+use super::Test;
+use crate::command::{Process, wait_for};
+use crate::daemon::Daemon;
+use crate::guest::message::Frames;
+use crate::inside::igb::{self, Kind, Memory, NIC, Wanted};
+use crate::inside::{Host, consumer, devices};
+
+/// The tests of this file.
+pub const TESTS: &[Test] = &[
+    Test::new("igb_memory_is_left_alone_after_a_detach", detached).limit(60),
+    Test::new(
+        "igb_memory_is_left_alone_after_its_client_was_killed",
+        client_killed,
+    )
+    .limit(60),
+    Test::new(
+        "igb_memory_is_left_alone_after_the_daemon_was_killed",
+        daemon_killed,
+    )
+    .limit(60),
+    Test::new("igb_stopped_dma_is_in_the_daemons_numbers", stopped_dma).limit(60),
+    Test::new("igb_a_nic_that_is_wanted_back_is_let_go_of", wanted_back).limit(60),
+];
+
+/// Bytes of the regions.
+const SIZE: u64 = 2 << 20;
+/// What given-back memory is filled with, to see whether it stays.
+const PATTERN: u8 = 0x5a;
+/// Frames a second while all this happens.
+const RATE: u32 = 3000;
+const KINDS: [Kind; 3] = [Kind::Udmabuf, Kind::Bar, Kind::Vram];
+
+/// Traffic that goes on until it is stopped.
+fn flood(host: &mut Host) -> Result<()> {
+    let frames = Frames::Numbered {
+        port: 5000,
+        first: 0,
+        count: 1 << 20,
+        payload: 1400,
+    };
+    host.inject(NIC, frames, Some(RATE))
+}
+
+/// A client whose memory is in use: the NIC has gone round its chunks more than once.
+fn victim(host: &mut Host, daemon: &Daemon, kind: Kind) -> Result<(Process, Memory)> {
+    let (client, memory) = consumer::start(host, daemon, "victim", kind, SIZE)?;
+    let before = daemon.stats()?.attachment("victim")?.count("delivered")?;
+    wait_for("the flood goes round", Duration::from_secs(10), || {
+        Ok(daemon.stats()?.attachment("victim")?.count("delivered")? > before + 1500)
+    })?;
+    Ok((client, memory))
+}
+
+/// The memory keeps a pattern while the NIC receives the flood into other memory.
+fn watch(host: &mut Host, daemon: &Daemon, memory: &Memory) -> Result<()> {
+    memory.fill(host, PATTERN)?;
+    memory
+        .must_be_filled(host, PATTERN)
+        .context("before any other traffic")?;
+    let wanted = Wanted {
+        name: "next",
+        kind: Kind::Memfd,
+        chunks: 512,
+        chunk: 2048,
+        more: "--queue 0 --flow any",
+    };
+    wanted.attach(host, daemon)?;
+    let output = daemon
+        .recv("next", "--count 2000 --timeout 10 --json")?
+        .wait(Duration::from_secs(12))?;
+    ensure!(
+        output.status.success(),
+        "the flood did not go on: {output:?}"
+    );
+    memory
+        .must_be_filled(host, PATTERN)
+        .context("while traffic went on")?;
+    daemon.detach("next")?;
+    memory.must_be_filled(host, PATTERN).context("after it")
+}
+
+fn gone(daemon: &Daemon, name: &str) -> Result<()> {
+    wait_for("the attachment ends", Duration::from_secs(5), || {
+        Ok(!daemon.stats()?.alive(name))
+    })?;
+    let stats = daemon.stats()?;
+    let entry = stats.attachment(name)?;
+    ensure!(
+        entry.count("in_flight")? == 0,
+        "chunks are still out: {}",
+        entry.json()
+    );
+    ensure!(
+        entry.count("payload_bytes_copied")? == 0,
+        "payload was copied: {}",
+        entry.json()
+    );
+    Ok(())
+}
+
+fn detached(host: &mut Host) -> Result<()> {
+    let daemon = igb::daemon(host)?;
+    flood(host)?;
+    for kind in KINDS {
+        let (client, memory) = victim(host, &daemon, kind)?;
+        daemon.detach("victim")?;
+        gone(&daemon, "victim")?;
+        watch(host, &daemon, &memory).with_context(|| format!("{kind:?}"))?;
+        let output = client.wait(Duration::from_secs(5))?;
+        ensure!(
+            output.stderr.contains("ended"),
+            "the client was not told: {output:?}"
+        );
+        println!("{kind:?}: not a byte changed after the detach");
+    }
+    igb::end_flood(host, &daemon)
+}
+
+fn client_killed(host: &mut Host) -> Result<()> {
+    let daemon = igb::daemon(host)?;
+    flood(host)?;
+    for kind in KINDS {
+        let (client, memory) = victim(host, &daemon, kind)?;
+        client.signal(Signal::SIGKILL)?;
+        gone(&daemon, "victim")?;
+        watch(host, &daemon, &memory).with_context(|| format!("{kind:?}"))?;
+        println!("{kind:?}: not a byte changed after the client was killed");
+    }
+    igb::end_flood(host, &daemon)
+}
+
+fn daemon_killed(host: &mut Host) -> Result<()> {
+    flood(host)?;
+    let mut next = igb::daemon(host)?;
+    for kind in KINDS {
+        let daemon = next;
+        let (client, memory) = victim(host, &daemon, kind)?;
+        let keepers = daemon.children()?;
+        ensure!(!keepers.is_empty(), "the daemon has no keeper");
+        let (_, _folder) = daemon.end(Signal::SIGKILL, Duration::from_secs(5))?;
+        wait_for("the keeper ends", Duration::from_secs(5), || {
+            Ok(keepers.iter().all(|pid| ended(*pid)))
+        })?;
+        // At once: nobody resets anything in between but the kernel.
+        next = igb::daemon(host)?;
+        watch(host, &next, &memory).with_context(|| format!("{kind:?}"))?;
+        let output = client.wait(Duration::from_secs(5))?;
+        ensure!(!output.stderr.contains("panicked"), "{output:?}");
+        println!("{kind:?}: not a byte changed after the daemon was killed");
+    }
+    igb::end_flood(host, &next)
+}
+
+/// Whether a process has ended; one that waits to be reaped has.
+fn ended(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+    stat.map_or(true, |stat| {
+        stat.rsplit(')')
+            .next()
+            .is_some_and(|rest| rest.trim_start().starts_with('Z'))
+    })
+}
+
+/// Registers of the 82576 through its I/O BAR, which QEMU's monitor reaches while the daemon owns the NIC: hardware that goes wrong.
+struct Meddler {
+    port: u32,
+}
+
+impl Meddler {
+    fn new(host: &mut Host) -> Result<Self> {
+        let slot = host.machine().nic(NIC).context("no NIC")?.slot;
+        let devices = host.monitor("info pci")?;
+        let mut lines = devices
+            .lines()
+            .skip_while(|line| !line.contains(&format!("device {slot:>3},")));
+        let line = lines
+            .find(|line| line.contains("I/O at 0x"))
+            .with_context(|| format!("no I/O BAR in {devices}"))?;
+        let text = line
+            .split("I/O at 0x")
+            .nth(1)
+            .and_then(|rest| rest.split_whitespace().next());
+        let port = u32::from_str_radix(text.context("no number")?, 16)?;
+        Ok(Self { port })
+    }
+
+    fn write(&self, host: &mut Host, register: u32, value: u32) -> Result<()> {
+        // IOADDR and IODATA (82576 datasheet 3.3.3).
+        host.monitor(&format!("o /w {:#x} {register:#x}", self.port))?;
+        host.monitor(&format!("o /w {:#x} {value:#x}", self.port + 4))?;
+        Ok(())
+    }
+
+    fn read(&self, host: &mut Host, register: u32) -> Result<String> {
+        host.monitor(&format!("o /w {:#x} {register:#x}", self.port))?;
+        host.monitor(&format!("i /w {:#x}", self.port + 4))
+    }
+}
+
+/// The address of the ring of queue 0, low half (82576 datasheet 8.10.5).
+const RDBAL0: u32 = 0xc000;
+
+/// A NIC that reads and writes where nothing is mapped for it: it is stopped, nothing is damaged, and the daemon says so.
+fn stopped_dma(host: &mut Host) -> Result<()> {
+    let daemon = igb::daemon(host)?;
+    let wanted = Wanted {
+        name: "fault",
+        kind: Kind::Udmabuf,
+        chunks: 256,
+        chunk: 2048,
+        more: "--queue 0 --flow any",
+    };
+    let (mut attachment, memory) = wanted.attach_and_open(host, &daemon)?;
+    let frames = |first| Frames::Numbered {
+        port: 5000,
+        first,
+        count: 10,
+        payload: 1000,
+    };
+    memory.fill(host, PATTERN)?;
+    host.inject(NIC, frames(0), None)?;
+    let (_, held) = igb::collect(&mut attachment, 10, Duration::from_secs(5))?;
+    attachment.give_back(held)?;
+    let faults = || -> Result<u64> {
+        let stats = daemon.stats()?;
+        stats.0["nics"][0]["iommu_faults"]
+            .as_u64()
+            .context("no iommu_faults")
+    };
+    ensure!(faults()? == 0, "faults without a reason");
+    memory.fill(host, PATTERN)?;
+    let meddler = Meddler::new(host)?;
+    println!("the ring is at {}", meddler.read(host, RDBAL0)?.trim());
+    meddler.write(host, RDBAL0, 0x3456_7000)?;
+    println!("and now at {}", meddler.read(host, RDBAL0)?.trim());
+    host.inject(NIC, frames(10), Some(20))?;
+    host.injected(NIC, Duration::from_secs(5))?;
+    wait_for("the daemon says so", Duration::from_secs(5), || {
+        Ok(faults()? > 0)
+    })
+    .with_context(|| daemon.log())?;
+    let log = daemon.log();
+    let line = log
+        .lines()
+        .find(|line| line.contains("IOMMU stopped"))
+        .with_context(|| log.clone())?;
+    println!("{line}");
+    println!("iommu_faults: {}", faults()?);
+    ensure!(line.contains("0x34567"), "another address: {line}");
+    memory.must_be_filled(host, PATTERN)?;
+    drop(attachment);
+    daemon.detach("fault")?;
+    gone(&daemon, "fault")?;
+    // The next attachment sets the ring up anew.
+    flood(host)?;
+    watch(host, &daemon, &memory)?;
+    igb::end_flood(host, &daemon)
+}
+
+/// Somebody unbinds the NIC under the daemon: it ends the attachments with the reason, and lets go.
+fn wanted_back(host: &mut Host) -> Result<()> {
+    let pci = host.pci(NIC)?;
+    let mut daemon = igb::daemon(host)?;
+    flood(host)?;
+    let (client, memory) = victim(host, &daemon, Kind::Udmabuf)?;
+    let file = format!("/sys/bus/pci/devices/{pci}/driver/unbind");
+    let unbind = {
+        let pci = pci.clone();
+        std::thread::spawn(move || std::fs::write(file, pci))
+    };
+    wait_for("the NIC is let go of", Duration::from_secs(10), || {
+        Ok(unbind.is_finished() && devices::driver(&pci).is_none())
+    })
+    .with_context(|| daemon.log())?;
+    ensure!(daemon.running()?, "the daemon is gone: {}", daemon.log());
+    gone(&daemon, "victim")?;
+    let reason = daemon
+        .stats()?
+        .attachment("victim")?
+        .text("reason")
+        .to_owned();
+    println!("the attachment ended: {reason}");
+    ensure!(reason.contains("unbinding"), "{reason:?}");
+    let output = client.wait(Duration::from_secs(5))?;
+    ensure!(output.stderr.contains("unbinding"), "{output:?}");
+    memory.fill(host, PATTERN)?;
+    let refused = daemon.refused(&format!(
+        "attach --name again --nic {pci} --queue 0 --memory memfd --size 1M --flow any"
+    ))?;
+    println!("attaching to it: {}", refused.trim());
+    drop(daemon);
+    // Whoever has it next gets the traffic.
+    devices::give(&pci, Some("vfio-pci"))?;
+    let daemon = igb::daemon(host)?;
+    watch(host, &daemon, &memory)?;
+    igb::end_flood(host, &daemon)
+}
