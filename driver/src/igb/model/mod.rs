@@ -39,7 +39,7 @@ pub struct Fault {
     pub gone: bool,
     /// A function reset fails; interrupts and bus mastering are off by then, as with VFIO.
     pub reset_fails: bool,
-    /// It is gone as soon as a receive queue is enabled.
+    /// It is gone as soon as a queue is enabled.
     pub gone_when_enabled: bool,
     /// The transmit queue's enable bit does not clear.
     pub sends_for_ever: bool,

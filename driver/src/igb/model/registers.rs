@@ -123,6 +123,7 @@ impl State {
                     0
                 };
                 self.put(offset, value | kept);
+                self.fault.gone |= self.fault.gone_when_enabled && value & TXDCTL_ENABLE != 0;
             }
             0xc018..0xc400 if offset % 0x40 == 0x18 => {
                 self.put(offset, value & 0xffff);

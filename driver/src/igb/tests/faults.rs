@@ -189,6 +189,20 @@ fn what_is_sent_stays_the_devices_until_sending_has_stopped() {
 }
 
 #[test]
+fn a_transmit_queue_that_is_not_enabled_keeps_its_memory_until_it_is_off() {
+    let mut rig = rig(0);
+    rig.model.set_fault(Fault {
+        gone_when_enabled: true,
+        ..Fault::default()
+    });
+    let error = rig.nic.transmitter().unwrap_err();
+    assert!(matches!(error, DriverError::QueueBusy { .. }), "{error}");
+    assert!(error.to_string().contains("does not enable"), "{error}");
+    // 64 descriptors and their pages.
+    assert_eq!(rig.model.mapped(), 4096 + 64 * 4096);
+}
+
+#[test]
 fn a_transmitter_of_before_a_reset_sends_no_more() {
     let mut rig = rig(1);
     let mut old = rig.nic.transmitter().unwrap();
