@@ -35,7 +35,7 @@ pub fn line(text: Arguments<'_>) -> anyhow::Result<()> {
 /// Prints text that ends its own lines.
 ///
 /// # Errors
-/// As [`line`].
+/// As [`line()`].
 pub fn write(text: Arguments<'_>) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     match out.write_fmt(text).and_then(|()| out.flush()) {
