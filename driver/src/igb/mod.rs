@@ -6,12 +6,12 @@
 //! # What has been run
 //!
 //! The 82576 as QEMU models it, and the register model in `model`, which follows the datasheet where QEMU leaves it. **Not run on silicon**,
-//! none of the parts. Register facts are from Intel's datasheets (82576 revision 2.87, I350, I210), section numbers in [`regs`]; where QEMU
+//! none of the parts. Register facts are from Intel's datasheets (82576 revision 2.87, I350, I210), section numbers in `regs`; where QEMU
 //! differs, the driver satisfies both, and says so at the place.
 //!
 //! # Which packet comes to which queue
 //!
-//! See [`steer`]: by destination address or by hash. Whatever else a rule asks is decided by the queue's thread from the header slot; packets no
+//! See `steer`: by destination address or by hash. Whatever else a rule asks is decided by the queue's thread from the header slot; packets no
 //! rule takes are counted as `unwanted` and their chunks used again. Packets that could not be split lie in the payload as a whole,
 //! where the CPU may not look: only the rule `any` takes them.
 //!
