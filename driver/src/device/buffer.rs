@@ -114,7 +114,7 @@ impl DmaBuffer {
     #[must_use]
     pub fn pairs(&self) -> &[[AtomicU64; 2]] {
         // SAFETY: as in `word`: the mapping is page aligned and whole pages long, and stays mapped as long as `self`. Atomics may change while
-        // they are referred to.
+        // they are referred to: they are the one kind of reference to memory that a device writes.
         unsafe { std::slice::from_raw_parts(self.memory.as_ptr().cast(), self.memory.len() / 16) }
     }
 

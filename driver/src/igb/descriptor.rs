@@ -63,9 +63,9 @@ impl Info {
 
     /// HDR_LEN if [`SPH`](Self::SPH) is set, else more than any length.
     #[inline(always)]
-    pub(super) const fn split_length(self) -> u64 {
-        // SPH lies above HDR_LEN: with it inverted, the eleven bits are the length, or at least 1024.
-        ((self.0 ^ Self::SPH) >> 21) & 0x7ff
+    pub(super) const fn split_length(self) -> u32 {
+        // SPH is the highest bit, right above HDR_LEN: eleven bits, which are the length once it is taken away, or less than nothing.
+        (self.0 as u32 >> 21).wrapping_sub((Self::SPH >> 21) as u32)
     }
 
     /// HDR_LEN, 10 bits.

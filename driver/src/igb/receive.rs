@@ -150,55 +150,60 @@ impl Receive {
     /// Nearly every packet: one chunk, header split off, no error, no rule to look up. As many as there are in a row.
     #[inline(always)]
     fn plain(&mut self, flow: u16, now: u64, out: &mut RxBatch) {
+        match (self.split, self.strip_vlan) {
+            (Split::No, _) => {}
+            (_, false) => self.plain_row::<0>(flow, now, out),
+            (_, true) => self.plain_row::<{ Status::VP }>(flow, now, out),
+        }
+    }
+
+    /// [`plain`](Self::plain), where `TAGGED` is the bit that says of a packet that its tag was taken out, if that is done at all.
+    #[inline(always)]
+    fn plain_row<const TAGGED: u64>(&mut self, flow: u16, now: u64, out: &mut RxBatch) {
         const LOOK: u64 =
             Status::DD | Status::EOP | Status::RXE | Status::HBO | Status::L4E | Status::IPE;
-        if self.split == Split::No {
-            return;
-        }
-        let (slot_size, chunk_size) = (u64::from(self.slot_size), self.chunk_size);
-        let tagged = if self.strip_vlan { Status::VP } else { 0 };
-        let (before, mut bytes) = (out.len(), 0);
-        for ([info, status], &chunk) in self.ring.row(out.remaining_capacity()) {
+        let (slot_size, chunk_size) = (u32::from(self.slot_size), self.chunk_size);
+        let (before, mut headers, mut payload) = (out.len(), 0, 0);
+        let row = self.ring.row(out.remaining_capacity());
+        // At most what there is room for: `extend` does not panic.
+        out.extend(row.map_while(|([info, status], &chunk)| {
             // The status first: it has the done bit, behind which the rest is there.
             let status = Status(u64::from_le(status.load(Ordering::Acquire)));
             let info = Info(u64::from_le(info.load(Ordering::Relaxed)));
             let length = status.length();
+            let header = info.split_length();
             // A header that was split off is not empty.
-            let header = info.split_length().wrapping_sub(1);
             if status.0 & LOOK != Status::DD | Status::EOP
-                || header >= slot_size
+                || header.wrapping_sub(1) >= slot_size
                 || length > chunk_size
             {
-                break;
+                return None;
             }
-            // Below the slot's size.
-            let header = header as u16 + 1;
-            bytes += u64::from(header) + u64::from(length);
-            // The bits of flags and status are the same in another place.
+            headers += u64::from(header);
+            payload += u64::from(length);
+            // The bits of flags and status are the same in another place. What was hashed is below 16, so 15 more reach the next bit if it is not 0.
             let flags = (RxFlags::SPLIT | RxFlags::TIMESTAMP_SW).bits()
                 | (status.0 & Status::L4CS) as u32 >> 3
-                | ((status.0 & tagged) as u32) << 2
-                | u32::from(info.hash_type() != 0) << 6;
-            let entry = RxChunk {
+                | ((status.0 & TAGGED) as u32) << 2
+                | (info.hash_type() as u32 + 15) << 2 & RxFlags::HASH.bits();
+            Some(RxChunk {
                 chunk: ChunkIndex(chunk),
                 offset: 0,
                 length,
-                header_length: header,
+                // Not above the slot's size.
+                header_length: header as u16,
                 vlan: status.vlan(),
                 rss_hash: info.hash(),
                 flags: RxFlags::from_bits_retain(flags),
                 flow,
                 timestamp: now,
-            };
-            if out.try_push(entry).is_err() {
-                break;
-            }
-        }
+            })
+        }));
         let count = out.len() - before;
         // At most a ring.
         self.ring.advance(count as u32);
         self.counts.received += count as u64;
-        self.counts.bytes += bytes;
+        self.counts.bytes += headers + payload;
     }
 
     /// A descriptor that is not the simplest case. False, and nothing is done, when the batch has no room for the packet it ends.

@@ -206,6 +206,9 @@ impl Ring {
             count,
             ..
         } = self.buffers;
+        // What chunk 0 would have: an index is scaled as it is. Wraps, and back again.
+        let payload = payload.wrapping_sub(u64::from(first) * chunk_size);
+        let headers = headers.wrapping_sub(u64::from(first) * slot_size);
         let pairs = self.descriptors.as_ref().map_or(&[][..], DmaBuffer::pairs);
         let mut refused = 0;
         // In two rows at the most, but for chunks that are left out.
@@ -216,24 +219,33 @@ impl Ring {
             else {
                 break;
             };
-            let (row, rest) = chunks.split_at(places.len().min(chunks.len()));
-            chunks = rest;
-            let mut places = pairs.iter().zip(places);
-            for &ChunkIndex(chunk) in row {
-                let slot = chunk.wrapping_sub(first);
-                if slot >= count {
-                    refused += 1;
-                    continue;
-                }
-                let Some(([packet, header], place)) = places.next() else {
+            let mut posted = 0;
+            for ((&ChunkIndex(chunk), [packet, header]), place) in
+                chunks.iter().zip(pairs).zip(places)
+            {
+                if chunk.wrapping_sub(first) >= count {
                     break;
-                };
-                let slot = u64::from(slot);
+                }
+                let index = u64::from(chunk);
                 *place = chunk;
-                packet.store((payload + slot * chunk_size).to_le(), Ordering::Relaxed);
+                packet.store(
+                    payload.wrapping_add(index * chunk_size).to_le(),
+                    Ordering::Relaxed,
+                );
                 // The done bit lies in the header address, whose low bits are zero.
-                header.store((headers + slot * slot_size).to_le(), Ordering::Relaxed);
-                self.tail = self.tail.wrapping_add(1);
+                header.store(
+                    headers.wrapping_add(index * slot_size).to_le(),
+                    Ordering::Relaxed,
+                );
+                posted += 1;
+            }
+            // At most a ring.
+            self.tail = self.tail.wrapping_add(posted as u32);
+            chunks = &chunks[posted..];
+            if posted < end - at {
+                // The one after the last that was posted is none of the queue's.
+                refused += 1;
+                chunks = chunks.get(1..).unwrap_or_default();
             }
         }
         refused
