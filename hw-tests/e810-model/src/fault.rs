@@ -1,0 +1,132 @@
+//! Faults by name: how the model can be told to misbehave, to see whether a driver notices.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// One way to misbehave. Each has a name, which [`FromStr`] reads and [`fmt::Display`] writes.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum Fault {
+    /// It works. `none`
+    #[default]
+    None,
+    /// A split packet's header goes to the packet buffer's address and the payload to the header buffer's. `swapped-buffers`
+    SwappedBuffers,
+    /// The descriptor's header length is one less than what was written to the header buffer. `wrong-header-length`
+    WrongHeaderLength,
+    /// Header and payload part one byte early; the descriptor says so truthfully. `split-off-by-one`
+    SplitOffByOne,
+    /// The descriptor's packet length counts the header as well. `wrong-packet-length`
+    WrongPacketLength,
+    /// Each packet overflows its header buffer: HBO is set and all bytes are in the packet buffer. `hbo`
+    Hbo,
+    /// No packet is split: SPH is clear and all bytes are in the packet buffer. `no-sph`
+    NoSph,
+    /// A descriptor is written back only when the next event comes: its interrupt is too early. `late-descriptor`
+    LateDescriptor,
+    /// Descriptors are written back with the done bit clear. `no-done-bit`
+    NoDoneBit,
+    /// Received frames carry the receive error bit. `receive-error`
+    ReceiveError,
+    /// Queue interrupts are never raised. `lost-interrupt`
+    LostInterrupt,
+    /// The RSS hash of descriptors has its bits inverted. `wrong-hash`
+    WrongHash,
+    /// Flow Director filters are accepted and have no effect. `no-flow-director`
+    NoFlowDirector,
+    /// Rules added with command 0x02A0 are accepted and have no effect. `no-rules`
+    NoRules,
+    /// Receive queues do not stop when asked to. `queue-will-not-stop`
+    QueueWillNotStop,
+    /// Resets do not complete. `reset-hangs`
+    ResetHangs,
+    /// The admin queue takes commands and never answers. `admin-queue-hangs`
+    AdminQueueHangs,
+    /// Every register reads all ones, and writes do nothing: the card is gone from the bus. `gone`
+    Gone,
+    /// The admin command with this opcode fails with EIO. `fail-command:OPCODE`, with the opcode in hexadecimal
+    FailCommand(u16),
+}
+
+/// A name that is no fault's.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error(
+    "No fault is called {0:?}; known are: none, swapped-buffers, wrong-header-length, split-off-by-one, wrong-packet-length, hbo, no-sph, \
+     late-descriptor, no-done-bit, receive-error, lost-interrupt, wrong-hash, no-flow-director, no-rules, queue-will-not-stop, reset-hangs, \
+     admin-queue-hangs, gone, fail-command:OPCODE"
+)]
+pub struct UnknownFault(pub String);
+
+/// All faults without a parameter, with their names.
+const NAMES: &[(Fault, &str)] = &[
+    (Fault::None, "none"),
+    (Fault::SwappedBuffers, "swapped-buffers"),
+    (Fault::WrongHeaderLength, "wrong-header-length"),
+    (Fault::SplitOffByOne, "split-off-by-one"),
+    (Fault::WrongPacketLength, "wrong-packet-length"),
+    (Fault::Hbo, "hbo"),
+    (Fault::NoSph, "no-sph"),
+    (Fault::LateDescriptor, "late-descriptor"),
+    (Fault::NoDoneBit, "no-done-bit"),
+    (Fault::ReceiveError, "receive-error"),
+    (Fault::LostInterrupt, "lost-interrupt"),
+    (Fault::WrongHash, "wrong-hash"),
+    (Fault::NoFlowDirector, "no-flow-director"),
+    (Fault::NoRules, "no-rules"),
+    (Fault::QueueWillNotStop, "queue-will-not-stop"),
+    (Fault::ResetHangs, "reset-hangs"),
+    (Fault::AdminQueueHangs, "admin-queue-hangs"),
+    (Fault::Gone, "gone"),
+];
+
+impl FromStr for Fault {
+    type Err = UnknownFault;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let unknown = || UnknownFault(text.to_owned());
+        if let Some(opcode) = text.strip_prefix("fail-command:") {
+            let digits = opcode.trim_start_matches("0x");
+            return u16::from_str_radix(digits, 16)
+                .map(Self::FailCommand)
+                .map_err(|_| unknown());
+        }
+        NAMES
+            .iter()
+            .find(|(_, name)| *name == text)
+            .map(|(fault, _)| *fault)
+            .ok_or_else(unknown)
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Self::FailCommand(opcode) = self {
+            return write!(f, "fail-command:{opcode:04x}");
+        }
+        let name = NAMES
+            .iter()
+            .find(|(fault, _)| fault == self)
+            .map_or("unknown", |(_, name)| name);
+        f.write_str(name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Fault, NAMES};
+
+    #[test]
+    fn names_go_round() {
+        for (fault, name) in NAMES {
+            assert_eq!(name.parse::<Fault>().as_ref(), Ok(fault));
+            assert_eq!(fault.to_string(), *name);
+            if *fault != Fault::None {
+                let list = super::UnknownFault(String::new()).to_string();
+                assert!(list.contains(name), "{name} is not told");
+            }
+        }
+        let failing = Fault::FailCommand(0x2a0);
+        assert_eq!(failing.to_string().parse::<Fault>(), Ok(failing));
+        assert!("fail-command:".parse::<Fault>().is_err());
+    }
+}

@@ -1,0 +1,46 @@
+//! Which card the model is.
+
+/// The card's identity and what it offers. The default is an E810-C with a QSFP cage, 8086:1592.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Personality {
+    /// PCI vendor.
+    pub vendor: u16,
+    /// PCI device.
+    pub device: u16,
+    /// PCI revision.
+    pub revision: u8,
+    /// PCI subsystem vendor and device.
+    pub subsystem: (u16, u16),
+    /// The port's own address, as command 0x0107 tells it.
+    pub mac: [u8; 6],
+    /// Refuse what firmware and hardware refuse. Off, only what cannot be carried out is refused.
+    pub strict: bool,
+    /// Take a DDP package when one is downloaded. Off, the download fails as with a package that the firmware does not know.
+    pub ddp: bool,
+    /// Receive queues and transmit queues of the function, each; 1 to 2048.
+    pub queues: u16,
+    /// MSI-X vectors, 2 to 1024.
+    pub vectors: u16,
+    /// Flow Director filters: guaranteed to the function, and shared by best effort.
+    pub flow_director: (u16, u16),
+    /// Find L3 and L4 headers without a package. Nobody knows whether silicon does, so it is off.
+    pub parses_without_package: bool,
+}
+
+impl Default for Personality {
+    fn default() -> Self {
+        Self {
+            vendor: 0x8086,
+            device: 0x1592,
+            revision: 2,
+            subsystem: (0x8086, 0x0002),
+            mac: [0x02, 0xe8, 0x10, 0x00, 0x00, 0x01],
+            strict: true,
+            ddp: true,
+            queues: 256,
+            vectors: 64,
+            flow_director: (512, 512),
+            parses_without_package: false,
+        }
+    }
+}
