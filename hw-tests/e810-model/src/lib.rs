@@ -14,6 +14,8 @@ mod config;
 mod fault;
 mod personality;
 mod registers;
+#[cfg(feature = "server")]
+pub mod server;
 mod state;
 
 use std::fmt;
