@@ -24,3 +24,4 @@ pub mod qxl;
 pub mod sender;
 pub mod session;
 pub mod stats;
+pub mod trust;

@@ -88,6 +88,7 @@ fn lane(arguments: &Arguments) -> Result<bool> {
     let options = Options {
         trace: arguments.trace,
         plugin: arguments.plugin.clone(),
+        ..Options::default()
     };
     let (mut passed, mut failed, mut skipped) = (0, 0, 0);
     for kernel in &kernels {

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
+use super::card::Card;
 use super::inject::{Lot, Port, Source};
 use super::machine::{BAR, Machine};
 use super::message::{BAR_READ, Frames, Reply, Request, from_hex, sum, to_hex};
@@ -26,6 +27,7 @@ pub struct Control {
     received: Vec<u8>,
     machine: Machine,
     ports: BTreeMap<&'static str, Port>,
+    cards: BTreeMap<&'static str, Card>,
     staged: Vec<Vec<u8>>,
     bar: File,
     qmp: Qmp,
@@ -39,6 +41,7 @@ impl Control {
         qmp: Qmp,
         machine: &Machine,
         ports: BTreeMap<&'static str, Port>,
+        cards: BTreeMap<&'static str, Card>,
         bar: File,
         captures: PathBuf,
     ) -> Result<Self> {
@@ -48,6 +51,7 @@ impl Control {
             received: Vec::new(),
             machine: *machine,
             ports,
+            cards,
             staged: Vec::new(),
             bar,
             qmp,
@@ -99,6 +103,13 @@ impl Control {
             }
             port.seen(|seen| *seen = super::inject::Seen::default())
                 .ok();
+        }
+        for (id, card) in &mut self.cards {
+            for request in ["fault none", "link up"] {
+                if let Err(error) = card.ask(request) {
+                    println!("    (the model of {id}: {error:#})");
+                }
+            }
         }
     }
 
@@ -155,12 +166,17 @@ impl Control {
                 self.bar.write_all_at(&bytes, *offset)?;
                 Reply::Done
             }
+            Request::SetLink(nic, up) if self.cards.contains_key(nic.as_str()) => {
+                let way = if *up { "up" } else { "down" };
+                Reply::Text(self.card(nic)?.ask(&format!("link {way}"))?)
+            }
             Request::SetLink(nic, up) => {
                 self.port(nic)?;
                 let way = if *up { "on" } else { "off" };
                 Reply::Text(self.qmp.monitor(&format!("set_link {nic} {way}"))?)
             }
             Request::Monitor(command) => Reply::Text(self.qmp.monitor(command)?),
+            Request::Card(nic, request) => Reply::Text(self.card(nic)?.ask(request)?),
         })
     }
 
@@ -169,6 +185,12 @@ impl Control {
         self.ports
             .get_mut(nic)
             .with_context(|| format!("the machine {machine} has no NIC {nic}"))
+    }
+
+    fn card(&mut self, nic: &str) -> Result<&mut Card> {
+        self.cards
+            .get_mut(nic)
+            .with_context(|| format!("{nic} is no modelled card"))
     }
 
     fn lot(&mut self, nic: &str, frames: &Frames, rate: Option<u32>, rounds: u32) -> Result<Lot> {

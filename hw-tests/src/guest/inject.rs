@@ -83,7 +83,9 @@ impl Sending {
 
 impl Port {
     /// Opens the host's end in `folder`; QEMU, started after this, finds it there.
-    pub fn open(nic: &Nic, folder: &Path) -> Result<Self> {
+    ///
+    /// What the NIC sends goes on to `far`, if its cable ends there.
+    pub fn open(nic: &Nic, far: Option<&Nic>, folder: &Path) -> Result<Self> {
         let path = folder.join(format!("{}.host", nic.id));
         let seen = Arc::default();
         let wire = match nic.backend {
@@ -91,7 +93,8 @@ impl Port {
                 let socket = Arc::new(UnixDatagram::bind(&path)?);
                 socket.set_write_timeout(Some(LOOK))?;
                 let (from, seen) = (Arc::clone(&socket), Arc::clone(&seen));
-                std::thread::spawn(move || watch_datagrams(&from, &seen));
+                let far = far.map(|far| folder.join(format!("{}.guest", far.id)));
+                std::thread::spawn(move || watch_datagrams(&from, &seen, far.as_deref()));
                 Wire::Datagram {
                     socket,
                     guest: folder.join(format!("{}.guest", nic.id)),
@@ -332,11 +335,15 @@ fn keep(seen: &Mutex<Seen>, frame: &[u8]) {
 }
 
 /// Reads what a NIC sends, always: QEMU would wait for it otherwise.
-fn watch_datagrams(socket: &UnixDatagram, seen: &Mutex<Seen>) {
+fn watch_datagrams(socket: &UnixDatagram, seen: &Mutex<Seen>, far: Option<&Path>) {
     let mut buffer = vec![0; LONGEST];
     // Nothing is what a socket that was shut down gives; no frame is empty.
     while let Ok(length @ 1..) = socket.recv(&mut buffer) {
         keep(seen, &buffer[..length]);
+        // An end that takes nothing for as long as a write may wait loses the frame, as on a wire.
+        if let Some(far) = far {
+            socket.send_to(&buffer[..length], far).ok();
+        }
     }
 }
 

@@ -66,18 +66,37 @@ const LINES: [Line; 2] = [
     },
 ];
 
+/// The newest kernel that Debian's backports have, ready; fetched where it is not in the cache.
+pub fn newest(apt: &Apt, cache: &Path) -> Result<Kernel> {
+    let line = &LINES[LINES.len() - 1];
+    ready(apt, cache, line, &line.newest(apt)?)
+}
+
+/// More modules for a kernel, and what they need, to be a part of an initramfs.
+pub fn add_modules(archive: &mut Archive, kernel: &Kernel, modules: &[&str]) -> Result<()> {
+    let folder = kernel.base.parent().context("a kernel without a folder")?;
+    modules_into(archive, folder, &kernel.release, modules)
+}
+
+impl Line {
+    fn newest(&self, apt: &Apt) -> Result<String> {
+        let releases = apt.names(self.expression)?;
+        let newest = releases
+            .iter()
+            .filter_map(|name| name.strip_prefix(self.prefix))
+            .max_by_key(|release| numbers(release));
+        let newest = newest.with_context(|| format!("no package matches {}", self.expression))?;
+        Ok(newest.to_owned())
+    }
+}
+
 /// The kernels of the lane, ready; fetched where they are not in the cache. `only`: those of this name.
 pub fn all(apt: &Apt, cache: &Path, only: Option<&str>) -> Result<Vec<Kernel>> {
     let mut kernels = Vec::new();
     for line in &LINES {
-        let releases = apt.names(line.expression)?;
-        let newest = releases
-            .iter()
-            .filter_map(|name| name.strip_prefix(line.prefix))
-            .max_by_key(|release| numbers(release));
-        let release = newest.with_context(|| format!("no package matches {}", line.expression))?;
-        if only.is_none_or(|only| only == name_of(release)) {
-            kernels.push(ready(apt, cache, line, release)?);
+        let release = line.newest(apt)?;
+        if only.is_none_or(|only| only == name_of(&release)) {
+            kernels.push(ready(apt, cache, line, &release)?);
         }
     }
     ensure!(
@@ -188,8 +207,18 @@ fn base_archive(folder: &Path, release: &str) -> Result<Vec<u8>> {
     for applet in APPLETS {
         archive.link(&format!("bin/{applet}"), "busybox");
     }
+    modules_into(&mut archive, folder, release, &MODULES)?;
+    Ok(archive.finish())
+}
+
+fn modules_into(
+    archive: &mut Archive,
+    folder: &Path,
+    release: &str,
+    modules: &[&str],
+) -> Result<()> {
     let mut packed = std::collections::BTreeSet::new();
-    for module in MODULES {
+    for module in modules {
         let mut list = String::new();
         for path in closure(folder, release, module)? {
             let name = path
@@ -204,7 +233,7 @@ fn base_archive(folder: &Path, release: &str) -> Result<Vec<u8>> {
         }
         archive.file(&format!("lib/devrx/{module}.list"), 0o644, list.as_bytes());
     }
-    Ok(archive.finish())
+    Ok(())
 }
 
 /// The files of a module and of what it needs, in the order to load them in.

@@ -19,6 +19,10 @@ pub struct Machine {
     pub nics: &'static [Nic],
     /// Whether it has the qxl device.
     pub qxl: bool,
+    /// Which NICs are joined: what one sends arrives at the other, and is seen on the way.
+    pub cables: &'static [(&'static str, &'static str)],
+    /// CPUs. More than one only on the newest kernel: see `qemu`.
+    pub cpus: u32,
     /// Memory, in MiB.
     pub memory: u32,
     /// Pages of 2 MiB set aside.
@@ -49,6 +53,10 @@ pub enum Model {
     Igb,
     /// virtio-net behind the IOMMU, as AF_XDP's zero-copy needs it; always Linux's own, up, and called as [`Nic::id`] says.
     Virtio,
+    /// The model of the Intel E810 ([`super::card`]), in a process of its own. Bound to the driver that each test asks for.
+    E810,
+    /// virtio-net for the far end of a cable: plain, not behind the IOMMU, always Linux's own, and called as [`Nic::id`] says.
+    Peer,
 }
 
 /// How frames travel between a NIC and this side.
@@ -98,6 +106,8 @@ pub const STANDARD: Machine = Machine {
         },
     ],
     qxl: true,
+    cables: &[],
+    cpus: 1,
     memory: 1024,
     hugepages: 64,
     arguments: &[],
@@ -117,10 +127,49 @@ pub const FAST: Machine = Machine {
     ..STANDARD
 };
 
+/// An E810 by the model, joined by a cable to a plain NIC, which tests put into a network namespace of its own. Two CPUs, because Linux's ice has as many
+/// queues as there are CPUs; and DMA is translated, in Linux's own use too.
+pub const E810: Machine = Machine {
+    name: "E810",
+    nics: &[
+        Nic {
+            id: "ice0",
+            model: Model::E810,
+            backend: Backend::Datagram,
+            slot: 1,
+        },
+        Nic {
+            id: "peer0",
+            model: Model::Peer,
+            backend: Backend::Datagram,
+            slot: 4,
+        },
+    ],
+    qxl: false,
+    cables: &[("ice0", "peer0")],
+    cpus: 2,
+    append: &["iommu=nopt"],
+    ..STANDARD
+};
+
 impl Machine {
     /// The NIC that tests call `id`.
     #[must_use]
     pub fn nic(&self, id: &str) -> Option<&'static Nic> {
         self.nics.iter().find(|nic| nic.id == id)
+    }
+
+    /// The NIC at the other end of this one's cable.
+    #[must_use]
+    pub fn far_end(&self, id: &str) -> Option<&'static Nic> {
+        let ends = self.cables.iter().flat_map(|(a, b)| [(a, b), (b, a)]);
+        let mut far = ends.filter(|(near, _)| **near == id);
+        far.next().and_then(|(_, far)| self.nic(far))
+    }
+
+    /// Whether it has the modelled E810, which needs a newer QEMU.
+    #[must_use]
+    pub fn has_e810(&self) -> bool {
+        self.nics.iter().any(|nic| nic.model == Model::E810)
     }
 }

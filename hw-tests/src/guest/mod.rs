@@ -23,6 +23,7 @@
 //!   killed; modules, files in `/tmp` and settings of the kernel stay for the next test, so a test that changes them puts them back.
 //! * One CPU runs it all: a busy loop starves the daemon. Time there is 10 to 30 times slower than outside: measure order, not speed.
 
+pub mod card;
 pub mod control;
 pub mod initramfs;
 pub mod inject;
@@ -34,6 +35,7 @@ pub mod packages;
 pub mod qemu;
 pub mod qmp;
 pub mod run;
+pub mod trixie;
 
 /// What the guest prints first: what is on the console before it comes from the firmware and the kernel.
 pub const MARK: &str = "devrx-guest: here";

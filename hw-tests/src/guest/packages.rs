@@ -59,6 +59,8 @@ pub fn lock(cache: &Path) -> Result<File> {
 #[derive(Debug)]
 pub struct Apt {
     folder: PathBuf,
+    /// Whether what is installed on this machine counts for nothing.
+    alone: bool,
 }
 
 impl Apt {
@@ -76,6 +78,7 @@ impl Apt {
         };
         let apt = Self {
             folder: cache.join("apt"),
+            alone: false,
         };
         for folder in ["parts", "lists/partial", "archives/partial"] {
             std::fs::create_dir_all(apt.folder.join(folder))?;
@@ -93,6 +96,7 @@ impl Apt {
         let mirror = mirror(Path::new("/etc/apt")).context("apt has no Debian mirror")?;
         let apt = Self {
             folder: cache.join("apt-sources"),
+            alone: false,
         };
         for folder in ["parts", "lists/partial", "archives/partial"] {
             std::fs::create_dir_all(apt.folder.join(folder))?;
@@ -100,6 +104,53 @@ impl Apt {
         let text = mirror.replace("Types: deb\n", "Types: deb-src\n");
         std::fs::write(apt.folder.join("parts/devrx-backports.sources"), text)?;
         Ok(apt)
+    }
+
+    /// Apt for Debian 13 with its backports and firmware, as if nothing were installed; or why that cannot be.
+    pub fn trixie(cache: &Path) -> Result<std::result::Result<Self, String>> {
+        if !Path::new("/usr/bin/apt-get").exists() {
+            return Ok(Err("no apt-get: QEMU comes as a Debian package".into()));
+        }
+        let Some(mirror) = mirror(Path::new("/etc/apt")) else {
+            return Ok(Err(
+                "apt has no Debian mirror (no bookworm or trixie in /etc/apt)".into(),
+            ));
+        };
+        let apt = Self {
+            folder: cache.join("trixie/apt"),
+            alone: true,
+        };
+        for folder in ["parts", "lists/partial", "archives/partial"] {
+            std::fs::create_dir_all(apt.folder.join(folder))?;
+        }
+        let text = mirror
+            .replace(SUITES, "trixie trixie-backports")
+            .replace("Components: main\n", "Components: main non-free-firmware\n");
+        std::fs::write(apt.folder.join("parts/devrx-trixie.sources"), text)?;
+        std::fs::write(apt.folder.join("status"), "")?;
+        Ok(Ok(apt))
+    }
+
+    /// The files of packages and of all they depend on, backports preferred, as apt names them; versions are in the names.
+    pub fn closure(&self, packages: &[&str]) -> Result<String> {
+        let mut list = self.get();
+        list.args(CLOSURE).arg("--print-uris").args(packages);
+        let said = run_ok(&mut list, Duration::from_secs(60))?.stdout;
+        let name = |line: &str| line.split_whitespace().nth(1).map(str::to_owned);
+        let lines = said.lines().filter(|line| line.starts_with('\''));
+        Ok(lines.filter_map(name).collect::<Vec<_>>().join("\n"))
+    }
+
+    /// Fetches packages with all they depend on and unpacks them under `into`.
+    pub fn unpack_closure(&self, packages: &[&str], into: &Path) -> Result<()> {
+        let folder = tempfile::tempdir_in(&self.folder)?;
+        std::fs::create_dir_all(folder.path().join("partial"))?;
+        let mut download = self.get();
+        download.args(CLOSURE).arg("--download-only");
+        let archives = format!("Dir::Cache::archives={}", folder.path().display());
+        download.args(["-o", &archives]).args(packages);
+        run_ok(&mut download, Duration::from_secs(600))?;
+        unpack_all(folder.path(), into)
     }
 
     /// Fetches the upstream archive of a source package of exactly this version; where it lies.
@@ -152,22 +203,29 @@ impl Apt {
         download.arg("download").args(packages);
         download.current_dir(folder.path());
         run_ok(&mut download, Duration::from_secs(600))?;
-        std::fs::create_dir_all(into)?;
-        for file in std::fs::read_dir(folder.path())? {
-            let mut unpack = Command::new("dpkg-deb");
-            unpack.arg("-x").arg(file?.path()).arg(into);
-            run_ok(&mut unpack, Duration::from_secs(120))?;
-        }
-        Ok(())
+        unpack_all(folder.path(), into)
     }
 
     /// Installs what is missing of QEMU and the tools; the reason where that cannot be.
     pub fn install(&self) -> Result<Option<String>> {
+        let qemu: &[&str] = if qemu_will_do()? { &[] } else { &QEMU };
+        let reason = self.install_with(qemu)?;
+        ensure!(
+            reason.is_some() || qemu.is_empty() || qemu_will_do()?,
+            "the QEMU that was installed has no igb or no qxl"
+        );
+        Ok(reason)
+    }
+
+    /// The same without QEMU.
+    pub fn install_tools(&self) -> Result<Option<String>> {
+        self.install_with(&[])
+    }
+
+    fn install_with(&self, more: &[&str]) -> Result<Option<String>> {
         let tools = TOOLS.iter().filter(|(file, _)| !Path::new(file).exists());
         let mut missing: Vec<&str> = tools.map(|(_, package)| *package).collect();
-        if !qemu_will_do()? {
-            missing.extend(QEMU);
-        }
+        missing.extend(more);
         if missing.is_empty() {
             return Ok(None);
         }
@@ -192,10 +250,6 @@ impl Apt {
             install.args(["-t", "bookworm-backports"]);
         }
         run_ok(install.args(&missing), Duration::from_secs(600))?;
-        ensure!(
-            qemu_will_do()?,
-            "the QEMU that was installed has no igb or no qxl"
-        );
         Ok(None)
     }
 
@@ -222,8 +276,35 @@ impl Apt {
         ] {
             command.args(["-o", &option]);
         }
+        if self.alone {
+            command.args(["-o", &at("Dir::State::status", "status")]);
+            command.args(["-o", "Dir::Etc::preferencesparts=/dev/null"]);
+        }
         command
     }
+}
+
+/// How packages are asked for together with what they depend on.
+const CLOSURE: [&str; 5] = [
+    "install",
+    "-y",
+    "--no-install-recommends",
+    "-t",
+    "trixie-backports",
+];
+
+/// Unpacks each package in a folder.
+fn unpack_all(folder: &Path, into: &Path) -> Result<()> {
+    std::fs::create_dir_all(into)?;
+    for file in std::fs::read_dir(folder)? {
+        let file = file?.path();
+        if file.extension().is_some_and(|end| end == "deb") {
+            let mut unpack = Command::new("dpkg-deb");
+            unpack.arg("-x").arg(file).arg(into);
+            run_ok(&mut unpack, Duration::from_secs(120))?;
+        }
+    }
+    Ok(())
 }
 
 /// Whether there is a QEMU with the devices that the lane uses.

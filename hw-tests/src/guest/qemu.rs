@@ -6,9 +6,11 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result};
 
+use super::card::Card;
 use super::inject::Port;
 use super::kernel::Kernel;
 use super::machine::{BAR, CONTROL, Machine, Model};
+use super::trixie::Tree;
 
 /// What may be asked of QEMU beside the machine.
 #[derive(Debug, Clone, Default)]
@@ -17,6 +19,12 @@ pub struct Options {
     pub trace: bool,
     /// A TCG plugin, with its arguments, as `-plugin` takes it.
     pub plugin: Option<String>,
+    /// Another QEMU than the installed one.
+    pub qemu: Option<Tree>,
+    /// The program that serves the E810 model.
+    pub e810: Option<PathBuf>,
+    /// One more part for the initramfs.
+    pub extra: Option<PathBuf>,
 }
 
 /// The files of one guest, all in one folder.
@@ -79,10 +87,27 @@ impl Files {
 
 /// The command that runs `machine` on `kernel`. The sockets it connects to must be there.
 pub fn command(machine: &Machine, kernel: &Kernel, files: &Files, options: &Options) -> Command {
-    let mut command = Command::new("qemu-system-x86_64");
+    let mut command = match &options.qemu {
+        Some(tree) => tree.qemu(),
+        None => Command::new("qemu-system-x86_64"),
+    };
     // One CPU: with two, Linux 6.12 hangs now and then under TCG, and QEMU 10.0 aborts.
-    command.args(["-M", "q35", "-accel", "tcg", "-cpu", "max", "-smp", "1"]);
+    command.args(["-accel", "tcg", "-cpu", "max", "-smp"]);
+    command.arg(machine.cpus.to_string());
     command.args(["-m", &format!("{}M", machine.memory)]);
+    if machine.has_e810() {
+        // The model's process has the guest's memory too, so it must be shared.
+        let memory = format!(
+            "memory-backend-memfd,id=ram,size={}M,share=on",
+            machine.memory
+        );
+        command.args(["-object", &memory]);
+        command.args(["-M", "q35,kernel-irqchip=split,memory-backend=ram"]);
+        // Caching mode: the guest says each map, so that QEMU can tell the model.
+        command.args(["-device", "intel-iommu,intremap=on,caching-mode=on"]);
+    } else {
+        command.args(["-M", "q35", "-device", "intel-iommu"]);
+    }
     command.args(["-nographic", "-nodefaults", "-no-reboot"]);
     command.arg("-kernel").arg(&kernel.image);
     command.arg("-initrd").arg(files.initramfs());
@@ -94,7 +119,6 @@ pub fn command(machine: &Machine, kernel: &Kernel, files: &Files, options: &Opti
         append += &format!(" {word}");
     }
     command.args(["-append", &append]);
-    command.args(["-device", "intel-iommu"]);
     command.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]);
     command.args([
         "-chardev",
@@ -115,6 +139,10 @@ pub fn command(machine: &Machine, kernel: &Kernel, files: &Files, options: &Opti
     ]);
     command.args(["-qmp", &format!("unix:{}", socket(files.monitor()))]);
     for nic in machine.nics {
+        if nic.model == Model::E810 {
+            command.args(["-device", &Card::device(nic, files.folder())]);
+            continue;
+        }
         command.args(["-netdev", &Port::netdev(nic, files.folder())]);
         let [a, b, c, d, e, f] = nic.mac();
         let place = format!(
@@ -127,6 +155,9 @@ pub fn command(machine: &Machine, kernel: &Kernel, files: &Files, options: &Opti
             "-device",
             &match nic.model {
                 Model::Igb => format!("igb,{place}"),
+                Model::Peer | Model::E810 => {
+                    format!("virtio-net-pci,{place},disable-legacy=on,romfile=,mq=off")
+                }
                 // AF_XDP's zero-copy needs the IOMMU's DMA addresses and a ring that can be reset; XDP needs one buffer a frame.
                 Model::Virtio => format!(
                     "virtio-net-pci,{place},disable-legacy=on,iommu_platform=on,romfile=,mq=off,\

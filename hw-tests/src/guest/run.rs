@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use super::card::Card;
 use super::control::Control;
 use super::initramfs::Archive;
 use super::inject::Port;
 use super::kernel::Kernel;
-use super::machine::{BAR, Machine};
+use super::machine::{BAR, Machine, Model};
 use super::message::{Request, Verdict};
 use super::outcome::{DONE, Outcome};
 use super::packages::progress;
@@ -126,7 +127,7 @@ fn one_guest(
     if keep {
         progress(&format!("its files stay in {}", folder.path().display()));
     }
-    initramfs(machine, kernel, list, programs, &files)?;
+    initramfs(machine, kernel, list, programs, options, &files)?;
     let bar = OpenOptions::new()
         .read(true)
         .write(true)
@@ -134,8 +135,15 @@ fn one_guest(
         .open(files.bar())?;
     bar.set_len(BAR)?;
     let mut ports = BTreeMap::new();
+    let mut cards = BTreeMap::new();
     for nic in machine.nics {
-        ports.insert(nic.id, Port::open(nic, files.folder())?);
+        let far = machine.far_end(nic.id);
+        ports.insert(nic.id, Port::open(nic, far, files.folder())?);
+        if nic.model == Model::E810 {
+            let server = options.e810.as_deref();
+            let server = server.context("no program that serves the E810 model")?;
+            cards.insert(nic.id, Card::start(server, nic, files.folder())?);
+        }
     }
     let control = UnixListener::bind(files.control())?;
     let monitor = UnixListener::bind(files.monitor())?;
@@ -160,7 +168,15 @@ fn one_guest(
             None => bail!("QEMU runs, but does not answer: {said}"),
         };
     };
-    let mut control = Control::new(control, qmp, machine, ports, bar, programs.captures.clone())?;
+    let mut control = Control::new(
+        control,
+        qmp,
+        machine,
+        ports,
+        cards,
+        bar,
+        programs.captures.clone(),
+    )?;
     let mut deadline = Instant::now() + BOOT;
     let mut running: Option<Test> = None;
     let mut hung = false;
@@ -243,6 +259,7 @@ fn initramfs(
     kernel: &Kernel,
     list: &[Test],
     programs: &Programs,
+    options: &Options,
     files: &Files,
 ) -> Result<()> {
     let mut archive = Archive::new();
@@ -262,6 +279,9 @@ fn initramfs(
     archive.file(PLAN, 0o644, &serde_json::to_vec(&plan)?);
     let mut bytes = std::fs::read(&kernel.base)?;
     bytes.extend(archive.finish());
+    if let Some(extra) = &options.extra {
+        bytes.extend(std::fs::read(extra)?);
+    }
     std::fs::write(files.initramfs(), bytes)?;
     Ok(())
 }

@@ -33,6 +33,8 @@ pub enum Driver {
     Linux,
     /// Nobody, and no `driver_override` is left: for tests of `devrx nic bind`.
     None,
+    /// Whoever had them last: the test sees to it.
+    Any,
 }
 
 /// A test.
@@ -110,7 +112,10 @@ pub fn all() -> Vec<Test> {
 #[must_use]
 pub fn find(name: &str) -> Option<Test> {
     let measurements = [bench::COUNTS, bench::RATES].concat();
-    let mut known = all().into_iter().chain(measurements);
+    let mut known = all()
+        .into_iter()
+        .chain(measurements)
+        .chain(crate::trust::all());
     known.find(|test| test.name == name)
 }
 
@@ -120,7 +125,8 @@ mod tests {
 
     #[test]
     fn names_are_unlike_each_other() {
-        let mut names: Vec<_> = all().iter().map(|test| test.name).collect();
+        let tests = all().into_iter().chain(crate::trust::all());
+        let mut names: Vec<_> = tests.map(|test| test.name).collect();
         names.sort_unstable();
         let count = names.len();
         names.dedup();

@@ -90,8 +90,15 @@ pub fn prepare(machine: &Machine, igb: Driver) -> Result<()> {
     for nic in machine.nics {
         match (nic.model, igb) {
             (Model::Virtio, _) => linux_interface(nic)?,
-            (Model::Igb, Driver::Vfio) => give(&nic.pci(), Some("vfio-pci"))?,
-            (Model::Igb, Driver::None) => give(&nic.pci(), None)?,
+            (Model::Peer, _) => named_interface(nic)?,
+            (Model::E810, Driver::Linux) => {
+                modules::load("ice")?;
+                give(&nic.pci(), Some("ice"))?;
+                named_interface(nic)?;
+            }
+            (Model::Igb | Model::E810, Driver::Any) => {}
+            (Model::Igb | Model::E810, Driver::Vfio) => give(&nic.pci(), Some("vfio-pci"))?,
+            (Model::Igb | Model::E810, Driver::None) => give(&nic.pci(), None)?,
             (Model::Igb, Driver::Linux) => {
                 modules::load("igb")?;
                 give(&nic.pci(), Some("igb"))?;
@@ -102,13 +109,19 @@ pub fn prepare(machine: &Machine, igb: Driver) -> Result<()> {
     Ok(())
 }
 
-/// Names an interface of Linux as the tests call the NIC, and takes it up.
-fn linux_interface(nic: &Nic) -> Result<()> {
+/// Names an interface of Linux as the tests call the NIC.
+fn named_interface(nic: &Nic) -> Result<()> {
     let name = interface(&nic.pci())?;
     if name != nic.id {
         sh(&format!("ip link set {name} down"))?;
         sh(&format!("ip link set {name} name {}", nic.id))?;
     }
+    Ok(())
+}
+
+/// Names an interface of Linux as the tests call the NIC, and takes it up.
+fn linux_interface(nic: &Nic) -> Result<()> {
+    named_interface(nic)?;
     sh(&format!("ip link set {} up", nic.id))?;
     let carrier = format!("/sys/class/net/{}/carrier", nic.id);
     wait_for(

@@ -196,6 +196,11 @@ impl Host {
         self.monitor_request(&Request::Monitor(command.to_owned()))
     }
 
+    /// Asks the model of a NIC for something; what it answers, a line each.
+    pub fn card(&mut self, nic: &str, request: &str) -> Result<String> {
+        self.monitor_request(&Request::Card(nic.to_owned(), request.to_owned()))
+    }
+
     /// Sends a request and waits for its answer.
     pub fn ask(&mut self, request: &Request) -> Result<Reply> {
         self.next += 1;

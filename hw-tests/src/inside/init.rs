@@ -175,7 +175,8 @@ fn set_up(machine: &Machine) -> Result<()> {
     modules::load("virtio_console")?;
     modules::load("vfio-pci")?;
     modules::load("vfio_iommu_type1")?;
-    if machine.nics.iter().any(|nic| nic.model == Model::Virtio) {
+    let virtio = [Model::Virtio, Model::Peer];
+    if machine.nics.iter().any(|nic| virtio.contains(&nic.model)) {
         modules::load("virtio_net")?;
     }
     Ok(())

@@ -1,0 +1,24 @@
+//! Why the E810 model can be believed: drivers that others wrote run on it unmodified, and see what they should.
+//!
+//! Linux's ice, without and with its DDP package, and DPDK's net_ice run in a guest whose E810 is the model; at the other end of its cable is a plain NIC
+//! with a Linux stack of its own. Controls put a fault into the model, and then the same checks must fail. `docs/src/e810.md` says what this proves and
+//! what it cannot see. `cargo xtask test model` runs all of it; `cargo xtask model --filter NAME` some.
+
+use crate::guest::machine::E810;
+use crate::guest_tests::{Driver, Test};
+
+pub mod linux;
+pub mod peer;
+pub mod prepare;
+pub mod tools;
+
+/// A test on the machine with the E810, which nobody drives when it begins or Linux's ice.
+const fn test(name: &'static str, run: fn(&mut crate::inside::Host) -> anyhow::Result<()>) -> Test {
+    Test::new(name, run).on(E810).igb(Driver::Any).limit(60)
+}
+
+/// Every test, in the order they run in.
+#[must_use]
+pub fn all() -> Vec<Test> {
+    [linux::TESTS].concat()
+}
