@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -102,11 +102,17 @@ impl Card {
 
 impl Drop for Card {
     fn drop(&mut self) {
-        // With its client gone it ends by itself; a moment for its last words.
-        std::thread::sleep(Duration::from_millis(50));
-        let ended = self.child.try_wait();
-        if !matches!(ended, Ok(Some(status)) if status.success()) {
-            println!("    (the model of {}: {ended:?})", self.id);
+        // With its client gone it ends by itself.
+        let end = Instant::now() + Duration::from_secs(1);
+        let mut ended = self.child.try_wait();
+        while matches!(ended, Ok(None)) && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(10));
+            ended = self.child.try_wait();
+        }
+        match ended {
+            Ok(Some(status)) if status.success() => {}
+            Ok(Some(status)) => println!("    (the model of {}: {status})", self.id),
+            _ => println!("    (the model of {} had to be killed)", self.id),
         }
         self.child.kill().ok();
         self.child.wait().ok();

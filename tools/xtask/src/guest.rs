@@ -30,14 +30,21 @@ pub fn run() -> Result<Tally> {
     let mut command = lane()?;
     shell::step("guest: booting and testing");
     let mut tally = Tally::default();
-    let ok = shell::run_seeing(&mut command, |line| see(&mut tally, line))?;
-    if let Some(reason) = tally.reason.take() {
-        return Ok(Tally::skip_lane(reason));
+    report(&mut tally, &mut command)?;
+    Ok(match tally.reason.take() {
+        Some(reason) => Tally::skip_lane(reason),
+        None => tally,
+    })
+}
+
+/// Runs a program that boots guests, and counts what it reports. Its reason, where it cannot run, is in the tally.
+pub fn report(tally: &mut Tally, command: &mut Command) -> Result<()> {
+    let before = tally.failed;
+    let ok = shell::run_seeing(command, |line| see(tally, line))?;
+    if !ok && tally.failed == before {
+        tally.check("the guests' tests did not run to their end", false);
     }
-    if !ok && tally.failed == 0 {
-        tally.check("the guest lane did not run to its end", false);
-    }
-    Ok(tally)
+    Ok(())
 }
 
 /// Takes in a line of the lane's report.
@@ -67,6 +74,21 @@ pub fn some(arguments: &[String]) -> Result<bool> {
 /// Builds what the lane needs; the command that runs it.
 fn lane() -> Result<Command> {
     shell::step("guest: building the program and its tests (release, static)");
+    let mut outside = shell::cargo();
+    outside.args(["build", "--locked", "--release"]).args([
+        "--package",
+        "devrx-hw-tests",
+        "--bin",
+        "guest-lane",
+    ]);
+    if !shell::run(&mut outside)? {
+        bail!("the programs of the guest lane did not build");
+    }
+    inside("guest-lane")
+}
+
+/// Builds what goes into guests; the command that runs `program` with it.
+pub fn inside(program: &str) -> Result<Command> {
     let mut inside = shell::cargo();
     inside
         .args(["build", "--locked", "--release", "--target", STATIC])
@@ -75,25 +97,20 @@ fn lane() -> Result<Command> {
     let inherited = std::env::var("RUSTFLAGS").unwrap_or_default();
     let flags = format!("{inherited} -C target-feature=+crt-static");
     inside.env("RUSTFLAGS", flags.trim());
-    let mut outside = shell::cargo();
-    outside.args(["build", "--locked", "--release"]).args([
-        "--package",
-        "devrx-hw-tests",
-        "--bin",
-        "guest-lane",
-    ]);
-    for build in [&mut inside, &mut outside] {
-        if !shell::run(build)? {
-            bail!("the programs of the guest lane did not build");
-        }
+    if !shell::run(&mut inside)? {
+        bail!("the programs for guests did not build");
     }
-    let program = |folder: &str, name: &str| -> PathBuf { target().join(folder).join(name) };
-    let inside = format!("{STATIC}/release");
-    let mut command = Command::new(program("release", "guest-lane"));
+    let mut command = Command::new(built("release", program));
     command.current_dir(crate::root());
-    command.arg("--devrx").arg(program(&inside, "devrx"));
-    command.arg("--guest").arg(program(&inside, "devrx-guest"));
+    let folder = format!("{STATIC}/release");
+    command.arg("--devrx").arg(built(&folder, "devrx"));
+    command.arg("--guest").arg(built(&folder, "devrx-guest"));
     Ok(command)
+}
+
+/// Where a program is that was built.
+pub fn built(folder: &str, name: &str) -> PathBuf {
+    target().join(folder).join(name)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::Result;
 use clap::ValueEnum;
 
-use crate::{guest, netns, unit};
+use crate::{guest, model, netns, unit};
 
 /// A lane of tests.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
@@ -16,7 +16,7 @@ pub enum Lane {
     Netns,
     /// A QEMU guest with a NIC behind an IOMMU.
     Guest,
-    /// The E810 model.
+    /// The E810 model: its own tests, and other people's drivers on it in a QEMU guest.
     Model,
     /// An NVIDIA GPU.
     Gpu,
@@ -98,7 +98,7 @@ impl Lane {
             Self::Unit => unit::run(),
             Self::Netns => netns::run(),
             Self::Guest => guest::run(),
-            Self::Model => Ok(Tally::skip_lane("not built yet: the E810 model")),
+            Self::Model => model::run(),
             Self::Gpu if std::path::Path::new("/proc/driver/nvidia/version").exists() => {
                 Ok(Tally::skip_lane(
                     "not built yet: the cuda provider (this machine has an NVIDIA driver)",

@@ -1,4 +1,4 @@
-//! cargo xtask demo | test | guest | bench: what a newcomer, a developer and a CI machine run.
+//! cargo xtask demo | test | guest | model | bench: what a newcomer, a developer and a CI machine run.
 
 mod bench;
 mod book;
@@ -7,6 +7,7 @@ mod demo;
 mod guest;
 mod lane;
 mod licences;
+mod model;
 mod netns;
 mod packages;
 mod removal;
@@ -49,6 +50,13 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Runs tests of the model lane by name: `--filter NAME`; `--help` says more.
+    #[command(disable_help_flag = true)]
+    Model {
+        /// Arguments for the lane.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// Runs the benchmarks and prints their tables.
     Bench {
         /// Arguments for the benchmarks.
@@ -63,6 +71,7 @@ fn main() -> ExitCode {
         Task::Demo { args } => demo::run(&args),
         Task::Test { lanes } => lane::run(&lanes),
         Task::Guest { args } => guest::some(&args),
+        Task::Model { args } => model::some(&args),
         Task::Bench { args } => bench::run(&args),
     };
     match done {
