@@ -9,15 +9,32 @@
 #![forbid(unsafe_code)]
 #![expect(dead_code, reason = "the inner parts follow")]
 
+mod adminq;
 mod bus;
+mod bytes;
+mod checksum;
 mod config;
 mod fault;
+mod frame;
+mod interrupts;
 mod personality;
+mod pipeline;
 mod registers;
+mod regs;
+mod reset;
+mod rx;
 #[cfg(feature = "server")]
 pub mod server;
 mod state;
+mod stats;
+mod switch;
+#[cfg(test)]
+mod tests;
+mod tree;
+mod tx;
+mod vsi;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -25,6 +42,7 @@ pub use bus::{Dma, Interrupts, Ram, Unmapped};
 pub use config::{BAR0_LEN, BAR3_LEN, CONFIG_SPACE, MSIX_PBA};
 pub use fault::{Fault, UnknownFault};
 pub use personality::Personality;
+pub use reset::Reset;
 
 use state::State;
 
@@ -160,5 +178,17 @@ impl E810 {
     #[must_use]
     pub fn refusals(&self) -> Vec<String> {
         lock(&self.state).refusals()
+    }
+
+    /// Something other than the driver resets the device: the firmware, another function, an error. The driver gets an interrupt (OICR, GRST) before it
+    /// happens; frames and register accesses let it go on.
+    pub fn start_reset(&self, reset: Reset) {
+        self.act(|state| state.start_reset(reset));
+    }
+
+    /// How often each admin command was sent, by opcode.
+    #[must_use]
+    pub fn commands(&self) -> BTreeMap<u16, u64> {
+        lock(&self.state).commands.clone()
     }
 }

@@ -1,13 +1,23 @@
 //! The device's insides, and where an access to a register goes.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use crate::adminq::{Events, Flash, Locks, Port, Resources};
 use crate::bus::{Dma, Nothing, Unmapped};
 use crate::config::Config;
 use crate::fault::Fault;
+use crate::interrupts;
 use crate::personality::Personality;
+use crate::pipeline::Package;
 use crate::registers::Registers;
+use crate::regs;
+use crate::reset;
+use crate::rx;
+use crate::switch::Switch;
+use crate::tree::Tree;
+use crate::tx;
+use crate::vsi::Vsi;
 
 /// Refusals and sent frames that are kept.
 const KEPT_REFUSALS: usize = 1024;
@@ -18,7 +28,29 @@ pub(crate) struct State {
     pub(crate) config: Config,
     pub(crate) regs: Registers,
     pub(crate) fault: Fault,
+    /// The cable is plugged in, and the other side is up.
     pub(crate) link: bool,
+    pub(crate) port: Port,
+    /// The port's own address.
+    pub(crate) station: [u8; 6],
+    pub(crate) flash: Flash,
+    pub(crate) locks: Locks,
+    pub(crate) resources: Resources,
+    pub(crate) events: Events,
+    pub(crate) vsis: BTreeMap<u16, Vsi>,
+    pub(crate) switch: Switch,
+    pub(crate) tree: Tree,
+    pub(crate) rate_profiles: u16,
+    pub(crate) package: Package,
+    pub(crate) rx: BTreeMap<u32, rx::Queue>,
+    pub(crate) tx: BTreeMap<u32, tx::Queue>,
+    /// Descriptors that a fault holds back.
+    pub(crate) late: Vec<(u64, [u8; rx::DESCRIPTOR])>,
+    pub(crate) pending: interrupts::Pending,
+    pub(crate) reset: Option<reset::Pending>,
+    pub(crate) function_reads: u32,
+    /// How often each admin command came.
+    pub(crate) commands: BTreeMap<u16, u64>,
     memory: Arc<dyn Dma>,
     refusals: VecDeque<String>,
     /// Vectors to raise when the lock is released.
@@ -30,32 +62,127 @@ pub(crate) struct State {
 
 impl State {
     pub(crate) fn new(card: Personality) -> Self {
-        Self {
+        let mut state = Self {
             config: Config::new(&card),
             regs: Registers::new(),
             fault: Fault::None,
             link: true,
+            port: Port::default(),
+            station: card.mac,
+            flash: Flash::new(),
+            locks: Locks::default(),
+            resources: Resources::default(),
+            events: Events::new(),
+            vsis: BTreeMap::new(),
+            switch: Switch::default(),
+            tree: Tree::new(),
+            rate_profiles: 0,
+            package: Package::default(),
+            rx: BTreeMap::new(),
+            tx: BTreeMap::new(),
+            late: Vec::new(),
+            pending: interrupts::Pending::new(),
+            reset: None,
+            function_reads: 0,
+            commands: BTreeMap::new(),
             memory: Arc::new(Nothing),
             refusals: VecDeque::new(),
             raised: Vec::new(),
             outgoing: Vec::new(),
             kept: VecDeque::new(),
             card,
-        }
+        };
+        state.set_reset_values();
+        state
     }
 
     pub(crate) fn read32(&mut self, offset: u32) -> u32 {
         if self.fault == Fault::Gone || !Registers::contains(offset) {
             return u32::MAX;
         }
-        self.regs.get(offset)
+        self.flush_late();
+        let value = match offset {
+            regs::GLGEN_RSTAT => self.read_reset_status(),
+            regs::PFGEN_CTRL => self.read_function_control(),
+            regs::PFINT_OICR => {
+                let value = self.regs.get(offset);
+                self.regs.set(offset, 0);
+                value
+            }
+            regs::PFINT_FW_CTL | regs::PFINT_MBX_CTL => {
+                let value = self.regs.get(offset);
+                self.regs.clear_bits(offset, regs::CAUSE_INTEVENT);
+                value
+            }
+            _ => self.regs.get(offset),
+        };
+        self.reset_goes_on(1);
+        tracing::trace!(
+            offset = format_args!("{offset:#08x}"),
+            value = format_args!("{value:#010x}"),
+            "read"
+        );
+        value
     }
 
     pub(crate) fn write32(&mut self, offset: u32, value: u32) {
+        tracing::trace!(
+            offset = format_args!("{offset:#08x}"),
+            value = format_args!("{value:#010x}"),
+            "write"
+        );
         if self.fault == Fault::Gone || !Registers::contains(offset) {
             return;
         }
-        self.regs.set(offset, value);
+        self.flush_late();
+        self.reset_goes_on(1);
+        if let Some(queue) = regs::index(offset, regs::QRX_TAIL, regs::RX_QUEUES) {
+            self.tail_rx(queue, value);
+        } else if let Some(queue) = regs::index(offset, regs::QRX_CTRL, regs::RX_QUEUES) {
+            self.control_rx(queue, value);
+        } else if let Some(vector) = regs::index(offset, regs::GLINT_DYN_CTL, 2048) {
+            self.write_vector(vector, value);
+        } else {
+            self.write_plain(offset, value);
+        }
+    }
+
+    /// Registers that are not in arrays.
+    fn write_plain(&mut self, offset: u32, value: u32) {
+        match offset {
+            // Read-only.
+            regs::GLGEN_RSTAT
+            | regs::GLNVM_ULD
+            | regs::GLNVM_GENS
+            | regs::GLNVM_FLA
+            | regs::PF_FUNC_RID
+            | regs::PFINT_ALLOC
+            | regs::PFLAN_RX_QALLOC
+            | regs::PFLAN_TX_QALLOC => {}
+            regs::PFGEN_CTRL => self.function_reset(value),
+            regs::GLGEN_RTRIG => self.trigger(value),
+            regs::PFINT_OICR => {
+                // Bits that are written as 1 are set: how drivers start it by software.
+                if value & regs::OICR_SWINT != 0 {
+                    self.raise_other(regs::OICR_SWINT);
+                }
+            }
+            // Malicious driver detection: all ones clear it.
+            regs::GL_MDET_RX
+            | regs::PF_MDET_RX
+            | regs::GL_MDET_TX_TCLAN
+            | regs::PF_MDET_TX_TCLAN => self.regs.clear_bits(offset, value),
+            _ => {
+                self.regs.set(offset, value);
+                if offset == regs::ATQ.tail {
+                    self.run_commands();
+                } else if offset == regs::ARQ.tail {
+                    self.deliver_events();
+                } else if offset == regs::MBX_ATQ.tail {
+                    self.run_mailbox();
+                }
+            }
+        }
     }
 
     pub(crate) fn config_read(&self, offset: usize, into: &mut [u8]) {
@@ -74,18 +201,6 @@ impl State {
 
     pub(crate) fn set_memory(&mut self, memory: Arc<dyn Dma>) {
         self.memory = memory;
-    }
-
-    pub(crate) fn bus_reset(&mut self) {
-        self.config.reset();
-    }
-
-    pub(crate) fn receive(&mut self, _frame: &[u8]) -> bool {
-        false
-    }
-
-    pub(crate) fn set_link(&mut self, up: bool) {
-        self.link = up;
     }
 
     /// The device reads memory, if it is a bus master.
@@ -115,6 +230,7 @@ impl State {
         self.refusals.push_back(why);
     }
 
+    /// Refused accesses to memory come in here as well.
     pub(crate) fn refusals(&self) -> Vec<String> {
         self.refusals.iter().cloned().collect()
     }

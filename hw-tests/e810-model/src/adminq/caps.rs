@@ -1,0 +1,51 @@
+//! What the device and the function can do: commands 0x000A and 0x000B.
+//!
+//! Elements of 32 bytes, DPDK `struct ice_aqc_list_caps_elem` and `ice_parse_common_caps` in `ice_common.c`. Left out is what would make drivers ask for what
+//! is not modelled: virtual functions, DCB, PTP, RDMA, firmware updates.
+
+use super::{Code, Command, Done, answer};
+use crate::state::State;
+
+const FUNCTION: u16 = 0x000a;
+
+pub(super) fn list(state: &mut State, command: &mut Command) -> Done {
+    let card = &state.card;
+    let queues = u32::from(card.queues);
+    let (guaranteed, shared) = card.flow_director;
+    let device = command.opcode != FUNCTION;
+    // Capability, number, logical id, physical id.
+    let filters = if device {
+        u32::from(guaranteed) + u32::from(shared)
+    } else {
+        0
+    };
+    let mut list = vec![
+        (0x0005, 1, 0, 0),
+        (0x0017, super::vsi::LIMIT, 0, 0),
+        // Table entries, bits of an entry.
+        (0x0040, 2048, 11, 0),
+        (0x0041, queues, 0, 0),
+        (0x0042, queues, 0, 0),
+        (0x0043, u32::from(card.vectors), 0, 0),
+        (0x0047, 9728, 0, 0),
+    ];
+    if guaranteed > 0 || shared > 0 {
+        list.push((0x0045, filters, 0, 0));
+    }
+    command.set32(4, list.len() as u32);
+    if list.len() * 32 > command.len {
+        command.answered = 0;
+        return answer(Code::NoMemory);
+    }
+    let mut out = Vec::with_capacity(list.len() * 32);
+    for (capability, number, logical, physical) in list {
+        out.extend_from_slice(&u16::to_le_bytes(capability));
+        out.extend_from_slice(&[1, 0]);
+        for word in [number, logical, physical] {
+            out.extend_from_slice(&u32::to_le_bytes(word));
+        }
+        out.extend_from_slice(&[0; 16]);
+    }
+    command.reply(&out);
+    Ok(())
+}

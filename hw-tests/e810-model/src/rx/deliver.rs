@@ -1,0 +1,268 @@
+//! A frame's way from the wire to descriptors.
+
+use super::descriptor::{DESCRIPTOR, NO_FLOW, Piece, Told};
+use super::split::{self, Part};
+use crate::bytes;
+use crate::checksum;
+use crate::fault::Fault;
+use crate::frame::Frame;
+use crate::regs;
+use crate::state::State;
+use crate::stats::Lost;
+use crate::vsi::Strip;
+
+/// Bytes of the shortest frame without its FCS; shorter ones are padded with zeros, as every sender's MAC does.
+const SHORTEST: usize = 60;
+/// Descriptors that one packet may use.
+const CHAIN: usize = 5;
+
+/// Which queue a VSI's packet goes to, and what the filters say of it.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Choice {
+    /// Queue of the function.
+    pub(crate) queue: u16,
+    pub(crate) hash: Option<u32>,
+    pub(crate) flow: Option<u32>,
+    pub(crate) drop: bool,
+}
+
+impl State {
+    /// A frame comes from the wire. False when nobody got it.
+    pub(crate) fn receive(&mut self, frame: &[u8]) -> bool {
+        self.flush_late();
+        self.reset_goes_on(4);
+        if !self.link_is_up() || self.reset_is_pending() || frame.len() < 14 {
+            return false;
+        }
+        self.take_in(frame)
+    }
+
+    /// The MAC has a frame: from the wire, or looped back.
+    pub(crate) fn take_in(&mut self, frame: &[u8]) -> bool {
+        let mut padded = frame.to_vec();
+        if padded.len() < SHORTEST {
+            padded.resize(SHORTEST, 0);
+        }
+        if padded.len() + 4 > usize::from(self.port.max_frame) {
+            self.count_oversize();
+            return false;
+        }
+        self.count_port_received(&padded);
+        let parsed = Frame::parse(&padded);
+        let words = self.extract_for_switch(&parsed);
+        let targets = self.switch.lookup(&parsed, &words);
+        if targets.dropped || self.fault == Fault::NoRules {
+            return false;
+        }
+        let mut delivered = false;
+        if let Some((queue, region)) = targets.queue {
+            delivered |= self.give_by_rule(queue, region, &parsed);
+        } else {
+            for vsi in targets.vsis {
+                delivered |= self.give_to_vsi(vsi, &parsed);
+            }
+        }
+        delivered
+    }
+
+    /// A rule chose the queue, or several that the hash chooses from. The VSI is the one whose queue it is.
+    fn give_by_rule(&mut self, queue: u16, region: u8, frame: &Frame<'_>) -> bool {
+        let owner = self.vsis.values().find(|vsi| {
+            (0..self.card.queues)
+                .map_while(|i| vsi.queue(i))
+                .any(|have| have == queue)
+        });
+        let Some(vsi) = owner.map(|vsi| vsi.number) else {
+            return false;
+        };
+        let mut choice = self.choose(vsi, frame);
+        let spread = choice.hash.unwrap_or(0) & ((1 << region) - 1);
+        choice.queue = queue.saturating_add(spread as u16);
+        choice.drop = false;
+        self.give_to_queue(vsi, choice, frame)
+    }
+
+    /// A frame for a VSI: VLAN rules, then the choice of a queue.
+    fn give_to_vsi(&mut self, number: u16, frame: &Frame<'_>) -> bool {
+        let Some(vsi) = self.vsis.get(&number) else {
+            return false;
+        };
+        if vsi.prunes_vlans() && !self.switch.passes_vlan(number, frame.vlan()) {
+            return false;
+        }
+        let choice = self.choose(number, frame);
+        if choice.drop {
+            return false;
+        }
+        self.give_to_queue(number, choice, frame)
+    }
+
+    /// A frame for a queue: the tag is stripped, the packet parted, descriptors filled.
+    fn give_to_queue(&mut self, vsi: u16, choice: Choice, frame: &Frame<'_>) -> bool {
+        let parsed = self.parses();
+        let tag = match (
+            self.vsis.get(&vsi).map(|vsi| vsi.strip()),
+            frame.tags.first(),
+        ) {
+            (Some(Strip::Tag), Some((0x8100, tci))) if parsed => Some(*tci),
+            _ => None,
+        };
+        let mut packet = frame.bytes.to_vec();
+        if tag.is_some() {
+            packet.drain(12..16);
+        }
+        match self.place(choice, tag, &packet, frame, parsed) {
+            Ok(()) => {
+                self.count_vsi_received(vsi, frame);
+                self.cause(regs::QINT_RQCTL + u32::from(choice.queue) * 4);
+                true
+            }
+            Err(lost) => {
+                self.count_lost(vsi, lost);
+                false
+            }
+        }
+    }
+
+    /// Writes a packet to a queue's buffers and descriptors.
+    fn place(
+        &mut self,
+        choice: Choice,
+        tag: Option<u16>,
+        packet: &[u8],
+        frame: &Frame<'_>,
+        parsed: bool,
+    ) -> Result<(), Lost> {
+        let queue = u32::from(choice.queue);
+        let Some(running) = self.rx.get(&queue) else {
+            return Err(Lost::NoDescriptor);
+        };
+        let context = running.context.clone();
+        let head = running.head;
+        let mut data = packet.to_vec();
+        if !context.strip_crc {
+            data.extend_from_slice(&checksum::crc(packet));
+        }
+        if context.data == 0 || data.len() > context.max {
+            return Err(Lost::Error);
+        }
+        let seen = Frame::parse(packet);
+        let part = split::part(&context, &seen, parsed, self.fault);
+        let payload = data.len() - part.header;
+        let needed = payload.div_ceil(context.data).max(1);
+        // The hardware ignores the tail's low 3 bits: DPDK and Linux say so where they write it.
+        let tail = self.regs.get(regs::QRX_TAIL + queue * 4) as u16 & !7;
+        let len = context.len;
+        let free = (tail + len - head) % len;
+        if needed > CHAIN {
+            return Err(Lost::Error);
+        }
+        if usize::from(free) < needed {
+            return Err(Lost::NoDescriptor);
+        }
+        let told = Told {
+            rxdid: context.rxdid,
+            packet_type: if parsed { seen.packet_type() } else { 1 },
+            cast: frame.cast(),
+            hash: choice.hash.map(|hash| match self.fault {
+                Fault::WrongHash => !hash,
+                _ => hash,
+            }),
+            flow: choice.flow.or(Some(NO_FLOW)),
+            source_vsi: 0,
+            tag: tag.map(|tci| (tci, context.tag_first)),
+            checked: checksum::verdict(&seen).filter(|_| parsed),
+            ipv6_extensions: seen
+                .ip
+                .is_some_and(|ip| ip.version == 6 && ip.end > ip.at + 40 && parsed),
+            receive_error: self.fault == Fault::ReceiveError,
+            crc_present: !context.strip_crc,
+            done: self.fault != Fault::NoDoneBit,
+        };
+        let (header, mut rest) = data.split_at(part.header);
+        for i in 0..needed {
+            let at = context.base + u64::from((head + i as u16) % len) * DESCRIPTOR as u64;
+            let take = rest.len().min(context.data);
+            let (now, later) = rest.split_at(take);
+            rest = later;
+            let first = (i == 0).then_some((header, part));
+            if !self.fill(at, first, now, i + 1 == needed, &told) {
+                self.refuse(format!(
+                    "receive queue {queue}: descriptor {} cannot be read",
+                    (head + i as u16) % len
+                ));
+                return Err(Lost::Error);
+            }
+        }
+        if let Some(running) = self.rx.get_mut(&queue) {
+            running.head = (head + needed as u16) % len;
+        }
+        Ok(())
+    }
+
+    /// One descriptor's buffers and write-back. False if the descriptor cannot be read.
+    fn fill(
+        &mut self,
+        at: u64,
+        first: Option<(&[u8], Part)>,
+        data: &[u8],
+        last: bool,
+        told: &Told,
+    ) -> bool {
+        let mut read = [0; DESCRIPTOR];
+        if self.dma_read(at, &mut read).is_err() {
+            return false;
+        }
+        let mut packet_at = bytes::u64_at(&read, 0);
+        let mut header_at = bytes::u64_at(&read, 8) & !1;
+        if self.fault == Fault::SwappedBuffers && first.is_some_and(|(_, part)| part.split) {
+            std::mem::swap(&mut packet_at, &mut header_at);
+        }
+        let mut piece = Piece {
+            len: data.len(),
+            last,
+            ..Piece::default()
+        };
+        // Writes on the bus are posted: the device does not learn that one went nowhere.
+        if let Some((header, part)) = first {
+            if !header.is_empty() {
+                self.post(header_at, header);
+            }
+            piece.header_len = part.told;
+            piece.split = part.split;
+            piece.overflow = part.overflow;
+            if self.fault == Fault::WrongPacketLength {
+                piece.len += header.len();
+            }
+        }
+        self.post(packet_at, data);
+        let written = told.write(piece);
+        if self.fault == Fault::LateDescriptor {
+            self.late.push((at, written));
+        } else {
+            self.write_back(at, &written);
+        }
+        true
+    }
+
+    /// A posted write.
+    fn post(&mut self, address: u64, data: &[u8]) {
+        if let Err(error) = self.dma_write(address, data) {
+            self.refuse(format!("a receive buffer: {error}"));
+        }
+    }
+
+    /// The quarter with the done bit is written last.
+    fn write_back(&mut self, at: u64, written: &[u8; DESCRIPTOR]) {
+        self.post(at.wrapping_add(16), &written[16..]);
+        self.post(at, &written[..8]);
+        self.post(at.wrapping_add(8), &written[8..16]);
+    }
+
+    /// Descriptors that a fault held back are written.
+    pub(crate) fn flush_late(&mut self) {
+        for (at, written) in std::mem::take(&mut self.late) {
+            self.write_back(at, &written);
+        }
+    }
+}

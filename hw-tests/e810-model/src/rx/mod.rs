@@ -1,0 +1,102 @@
+//! Receive: queues, and a frame's way into one.
+
+mod context;
+mod deliver;
+mod descriptor;
+mod split;
+
+pub(crate) use deliver::Choice;
+pub(crate) use descriptor::DESCRIPTOR;
+
+use context::{CONTEXT, Context};
+
+use crate::bytes;
+use crate::fault::Fault;
+use crate::regs;
+use crate::state::State;
+
+/// A queue that runs.
+#[derive(Clone, Debug)]
+pub(crate) struct Queue {
+    pub(crate) context: Context,
+    /// The descriptor that is next.
+    pub(crate) head: u16,
+}
+
+impl State {
+    /// QRX_CTRL was written: the queue starts or stops.
+    pub(crate) fn control_rx(&mut self, queue: u32, value: u32) {
+        let control = regs::QRX_CTRL + queue * 4;
+        let wanted = value & regs::QRX_CTRL_REQ != 0;
+        let runs = self.rx.contains_key(&queue);
+        self.regs.set(
+            control,
+            value & !regs::QRX_CTRL_STAT | if runs { regs::QRX_CTRL_STAT } else { 0 },
+        );
+        if wanted && !runs {
+            match self.start_rx(queue) {
+                Ok(started) => {
+                    self.rx.insert(queue, started);
+                    self.regs.set_bits(control, regs::QRX_CTRL_STAT);
+                }
+                Err(why) => self.refuse(format!("receive queue {queue} does not start: {why}")),
+            }
+        } else if !wanted && runs && self.fault != Fault::QueueWillNotStop {
+            self.stop_rx(queue);
+        }
+    }
+
+    fn start_rx(&self, queue: u32) -> Result<Queue, String> {
+        if queue >= u32::from(self.card.queues) {
+            return Err(format!("the function has {} queues", self.card.queues));
+        }
+        let mut words = [0; CONTEXT];
+        for i in 0..8 {
+            let word = self
+                .regs
+                .get(regs::QRX_CONTEXT + i * regs::QRX_CONTEXT_STRIDE + queue * 4);
+            bytes::put32(&mut words, i as usize * 4, word);
+        }
+        let rxdid = self.regs.get(regs::QRXFLXP_CNTXT + queue * 4) & 0x3f;
+        let context = Context::new(&words, rxdid as u8, self.card.strict)?;
+        Ok(Queue {
+            head: context.head,
+            context,
+        })
+    }
+
+    /// A queue stops: what was not written back never is.
+    pub(crate) fn stop_rx(&mut self, queue: u32) {
+        self.rx.remove(&queue);
+        self.late.clear();
+        self.regs
+            .clear_bits(regs::QRX_CTRL + queue * 4, regs::QRX_CTRL_STAT);
+    }
+
+    /// QRX_TAIL was written. It is looked at when a frame comes; only nonsense is told at once.
+    pub(crate) fn tail_rx(&mut self, queue: u32, value: u32) {
+        let tail = regs::QRX_TAIL + queue * 4;
+        self.regs.set(tail, value);
+        if let Some(running) = self.rx.get(&queue)
+            && value >= u32::from(running.context.len)
+        {
+            let len = running.context.len;
+            self.refuse(format!(
+                "receive queue {queue}: tail {value} is beyond the {len} descriptors"
+            ));
+            self.stop_rx(queue);
+            self.detect_rx(queue);
+        }
+    }
+
+    /// A malicious driver was detected on a receive queue: DPDK `ice_ethdev.c`, `ice_interrupt_handler`.
+    fn detect_rx(&mut self, queue: u32) {
+        const ILLEGAL_TAIL: u32 = 2;
+        self.regs.set(
+            regs::GL_MDET_RX,
+            1 << 31 | ILLEGAL_TAIL << 26 | queue & 0x7fff,
+        );
+        self.regs.set(regs::PF_MDET_RX, 1);
+        self.raise_other(regs::OICR_MAL_DETECT);
+    }
+}
