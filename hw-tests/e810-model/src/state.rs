@@ -142,6 +142,8 @@ impl State {
             self.control_rx(queue, value);
         } else if let Some(vector) = regs::index(offset, regs::GLINT_DYN_CTL, 2048) {
             self.write_vector(vector, value);
+        } else if let Some(queue) = regs::index(offset, regs::QTX_COMM_DBELL, regs::TX_QUEUES) {
+            self.doorbell(queue, value);
         } else {
             self.write_plain(offset, value);
         }

@@ -10,6 +10,7 @@ mod port;
 mod resources;
 mod rules;
 mod sched;
+mod txq;
 mod vsi;
 
 pub(crate) use command::{Code, Command, Done, Refused, answer, refuse};
@@ -92,6 +93,8 @@ fn handler(opcode: u16) -> Option<Handler> {
         0x0620 => port::set_loopback,
         0x06e9 => port::identify,
         0x0701 => nvm::read,
+        0x0c30 => txq::add,
+        0x0c31 => txq::disable,
         _ => return None,
     })
 }

@@ -17,7 +17,23 @@ impl Package {
     }
 }
 
+/// A filter descriptor of a transmit ring.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Program {
+    low: u64,
+    high: u64,
+}
+
+impl Program {
+    pub(crate) fn new(low: u64, high: u64) -> Self {
+        Self { low, high }
+    }
+}
+
 impl State {
+    /// A filter is programmed with a packet that shows what it matches.
+    pub(crate) fn program(&mut self, _vsi: u16, _program: Program, _packet: &[u8]) {}
+
     /// Whether headers are found at all.
     pub(crate) fn parses(&self) -> bool {
         self.package.loaded || self.card.parses_without_package

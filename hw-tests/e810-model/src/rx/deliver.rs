@@ -82,6 +82,15 @@ impl State {
         self.give_to_queue(vsi, choice, frame)
     }
 
+    /// A frame of another VSI of the port comes to this one.
+    pub(crate) fn loop_back(&mut self, vsi: u16, frame: &[u8]) {
+        let mut padded = frame.to_vec();
+        if padded.len() < SHORTEST {
+            padded.resize(SHORTEST, 0);
+        }
+        self.give_to_vsi(vsi, &Frame::parse(&padded));
+    }
+
     /// A frame for a VSI: VLAN rules, then the choice of a queue.
     fn give_to_vsi(&mut self, number: u16, frame: &Frame<'_>) -> bool {
         let Some(vsi) = self.vsis.get(&number) else {
