@@ -56,5 +56,35 @@ pub struct RxChunk {
     pub timestamp: u64,
 }
 
+/// An [`RxChunk`] as four words: what a completion entry is, but for the generation, whose place is empty.
+///
+/// | word | bits 0 to 15 | 16 to 31 | 32 to 47 | 48 to 63 |
+/// |---|---|---|---|---|
+/// | 0 | chunk | chunk | 0 | flow |
+/// | 1 | offset | length | header length | VLAN |
+/// | 2 | hash | hash | flags | flags |
+/// | 3 | timestamp | timestamp | timestamp | timestamp |
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[repr(transparent)]
+pub struct RxWords(pub [u64; 4]);
+
+impl From<RxWords> for RxChunk {
+    #[inline]
+    fn from(RxWords([chunk, lengths, hash, timestamp]): RxWords) -> Self {
+        let piece = |word: u64, nth: u32| (word >> (16 * nth)) as u16;
+        Self {
+            chunk: ChunkIndex(chunk as u32),
+            flow: piece(chunk, 3),
+            offset: piece(lengths, 0),
+            length: piece(lengths, 1),
+            header_length: piece(lengths, 2),
+            vlan: piece(lengths, 3),
+            rss_hash: hash as u32,
+            flags: RxFlags::from_bits_retain((hash >> 32) as u32),
+            timestamp,
+        }
+    }
+}
+
 /// What one [`poll`](crate::RxQueue::poll) can return at most. On the stack, so that no packet costs an allocation.
 pub type RxBatch = ArrayVec<RxChunk, 256>;

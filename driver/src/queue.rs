@@ -3,10 +3,10 @@
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-use devrx_pool::Pool;
+use devrx_pool::{Pool, Returns};
 use devrx_provider::{ChunkIndex, Mapping, MemoryProvider};
 
-use crate::{DriverError, RxBatch};
+use crate::{DriverError, RxSink};
 
 /// The header slots of a queue: host memory, one slot for each chunk, reused only with it.
 #[derive(Clone, Debug)]
@@ -107,7 +107,7 @@ pub struct QueueCounters {
     /// Packets that arrived but were not split although splitting was asked for: cut off or malformed headers, or longer than a
     /// slot. Part of `received`.
     pub unsplit: u64,
-    /// Chunks the queue refused to post, because they are not of its provider or posted already. Always 0 unless there is a fault in this program.
+    /// Chunks the queue refused to post, because they are not of its provider or posted already, or times that it refused a pool. Always 0 unless there is a fault in this program.
     pub refused_chunks: u64,
     /// The kernel copies every packet into the region.
     pub copied: bool,
@@ -144,7 +144,13 @@ pub trait RxQueue: Send {
     /// arrived and `out` has room for all of it. Pass an empty batch to be sure of progress. 0 means that nothing (whole) has arrived.
     ///
     /// No system call, lock, allocation, dynamic call or log line. Chunks of packets dropped here stay with the queue and are posted again by the next `refill`.
-    fn poll(&mut self, out: &mut RxBatch) -> usize;
+    fn poll<S: RxSink>(&mut self, out: &mut S) -> usize;
+
+    /// Takes back what a client returns to the pool that [`refill`](Self::refill) takes from, and posts it. `false`, and nothing is done, where there is no [room](Self::room) for all of it.
+    /// The NIC need not see it before the next `refill`, which is to follow. No system call.
+    fn post<I>(&mut self, returns: Returns<'_, I>) -> bool
+    where
+        I: ExactSizeIterator<Item = (u32, u16)>;
 
     /// Posts as many chunks of `pool` as fit, and returns how many. At most one system call, and that only if the NIC asked to be woken or
     /// the queue is busy-polled. Nothing is posted after [`stop`](Self::stop).
@@ -155,6 +161,9 @@ pub trait RxQueue: Send {
 
     /// How many chunks it can have at most.
     fn capacity(&self) -> u32;
+
+    /// How many more can be posted now; 0 once [stopped](Self::stop).
+    fn room(&self) -> u32;
 
     /// Becomes readable when there is something to poll, once [`arm`](Self::arm) has returned true; always after [`stop`](Self::stop). May be readable
     /// for nothing. Changes identity with `stop`.

@@ -49,7 +49,7 @@ mod sync;
 pub use counts::{Counts, Missing, Refused};
 pub use error::Refusal;
 pub use handle::{DrainState, Draining, PoolHandle};
-pub use pool::{Delivery, Pool, PoolConfig};
+pub use pool::{Delivery, Pool, PoolConfig, Returns};
 
 /// Chunks that move between the pool and its provider at a time.
 #[cfg(not(loom))]

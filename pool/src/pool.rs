@@ -194,6 +194,18 @@ impl Pool {
         accepted
     }
 
+    /// For taking back chunks straight to whoever can use them, with no stop in the cache.
+    #[inline]
+    pub fn returns<I: ExactSizeIterator<Item = (u32, u16)>>(
+        &mut self,
+        entries: I,
+    ) -> Returns<'_, I> {
+        Returns {
+            shared: &self.shared,
+            entries,
+        }
+    }
+
     /// Takes back everything the client has, because it is gone. Returns how many chunks that were.
     pub fn reclaim_client(&mut self) -> u32 {
         let shared = Arc::clone(&self.shared);
@@ -342,12 +354,64 @@ impl Delivery<'_> {
         self.count += 1;
         generation
     }
+
+    /// As [`deliver`](Self::deliver), for four.
+    ///
+    /// # Panics
+    ///
+    /// When one of the chunks is none of this pool's.
+    #[inline(always)]
+    pub fn deliver_four(&mut self, chunks: [ChunkIndex; 4]) -> [u16; 4] {
+        let generations = chunks.map(|chunk| self.share.chunk(chunk).deliver());
+        self.count += 4;
+        generations
+    }
 }
 
 impl Drop for Delivery<'_> {
     #[inline]
     fn drop(&mut self) {
         self.shared.owner.delivered.add(self.count);
+    }
+}
+
+/// Chunks that the client says it gives back: see [`Pool::returns`]. Nothing has been taken back yet.
+pub struct Returns<'pool, I> {
+    shared: &'pool Shared,
+    entries: I,
+}
+
+impl<I: ExactSizeIterator<Item = (u32, u16)>> Returns<'_, I> {
+    /// How many entries there are: no more chunks than that come of them.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "nobody asks")]
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whose chunks they are. All that come of them are of its share: the pool has looked.
+    #[must_use]
+    pub fn provider(&self) -> &Arc<dyn MemoryProvider> {
+        self.shared.provider()
+    }
+
+    /// Takes them back, as [`Pool::take_back`], and gives those that are idle now to `each`, with the owner's reference: to be posted or recycled.
+    #[inline(always)]
+    pub fn take_back(self, mut each: impl FnMut(ChunkIndex)) {
+        let Self { shared, entries } = self;
+        let (share, count) = (shared.share(), entries.len());
+        let mut refused = 0;
+        entries.for_each(
+            |(chunk, generation)| match accept(share, chunk, generation) {
+                Ok(true) => each(ChunkIndex(chunk)),
+                Ok(false) => {}
+                Err(refusal) => {
+                    refused += 1;
+                    count_refusal(shared, refusal);
+                }
+            },
+        );
+        shared.owner.returned.add((count - refused) as u64);
     }
 }
 

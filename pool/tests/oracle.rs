@@ -334,7 +334,20 @@ impl Run {
                 entries.extend(entries.clone());
                 oracle.returned += chunks.len() as u64;
                 oracle.refused.repeated += chunks.len() as u64;
-                assert_eq!(self.pool.take_back_batch(entries), chunks.len() as u32);
+                if count % 2 == 0 {
+                    assert_eq!(self.pool.take_back_batch(entries), chunks.len() as u32);
+                } else {
+                    // Straight to who can use them, here the owner.
+                    let mut got = Vec::new();
+                    let returns = self.pool.returns(entries.into_iter());
+                    assert_eq!(returns.len(), 2 * chunks.len());
+                    returns.take_back(|chunk| got.push(chunk));
+                    let idle = chunks
+                        .into_iter()
+                        .filter(|chunk| oracle.place(*chunk).retained == 0);
+                    assert_eq!(got, idle.map(ChunkIndex).collect::<Vec<_>>());
+                    self.pool.recycle_batch(&got);
+                }
             }
             Op::ReturnForged { chunk, behind } => {
                 // Every other one aims at a chunk that the client does have.

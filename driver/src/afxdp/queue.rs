@@ -2,13 +2,13 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use devrx_pool::Pool;
+use devrx_pool::{Pool, Returns};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::bind;
 use super::receive::Receive;
 use super::xsk_sys::{Socket, Statistics};
-use crate::{DriverError, QueueCounters, RxBatch, RxQueue};
+use crate::{DriverError, QueueCounters, RxQueue, RxSink};
 
 /// One queue of an [`AfXdpNic`](super::AfXdpNic), owned by the thread that polls it.
 pub struct AfXdpQueue {
@@ -100,8 +100,16 @@ impl AfXdpQueue {
 
 impl RxQueue for AfXdpQueue {
     #[inline]
-    fn poll(&mut self, out: &mut RxBatch) -> usize {
+    fn poll<S: RxSink>(&mut self, out: &mut S) -> usize {
         self.receive.poll(out)
+    }
+
+    #[inline]
+    fn post<I>(&mut self, returns: Returns<'_, I>) -> bool
+    where
+        I: ExactSizeIterator<Item = (u32, u16)>,
+    {
+        self.receive.post(returns)
     }
 
     #[inline]
@@ -121,6 +129,10 @@ impl RxQueue for AfXdpQueue {
 
     fn capacity(&self) -> u32 {
         self.receive.capacity()
+    }
+
+    fn room(&self) -> u32 {
+        self.receive.room()
     }
 
     fn wait_fd(&self) -> BorrowedFd<'_> {

@@ -4,15 +4,15 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use arrayvec::ArrayVec;
-use devrx_pool::Pool;
+use devrx_pool::{Pool, Returns};
 use devrx_provider::{ChunkIndex, MemoryProvider, Region};
 
 use super::frame::{Chunks, MAX_CHUNKS, Part};
 use super::ring::{Consumer, Desc, Producer};
-use crate::chunk::{RxBatch, RxChunk, RxFlags};
+use crate::chunk::{RxChunk, RxFlags};
 use crate::flow::{Classifier, RuleBoard};
 use crate::packet::{MAX_HEADERS, parse};
-use crate::{HeaderSlots, QueueConfig};
+use crate::{HeaderSlots, QueueConfig, RxSink};
 
 /// Bytes looked at first: enough for all but long chains of options and extension headers.
 const FIRST_LOOK: usize = 128;
@@ -130,19 +130,19 @@ impl Receive {
     }
 
     /// See [`RxQueue::poll`](crate::RxQueue::poll).
-    pub(super) fn poll(&mut self, out: &mut RxBatch) -> usize {
+    pub(super) fn poll<S: RxSink>(&mut self, out: &mut S) -> usize {
         self.classifier.look();
         // Once: however the kernel's index moves, this ends.
         let available = match &mut self.source {
             // All that is there, so that the producer's index is looked at once a batch.
-            Source::Ring { rx, .. } => rx.available(out.remaining_capacity() as u32),
+            Source::Ring { rx, .. } => rx.available(out.room() as u32),
             Source::Drained { descs, done } => (descs.len() - *done) as u32,
         };
         if available == 0 {
             self.end_partial();
             return 0;
         }
-        let before = out.len();
+        let before = out.room();
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |since| since.as_nanos() as u64);
@@ -153,7 +153,7 @@ impl Receive {
                 Source::Drained { descs, done: at } => descs[at + done as usize],
             };
             if self.discard.is_none()
-                && self.partial.len() + 1 > out.remaining_capacity()
+                && self.partial.len() + 1 > out.room()
                 && desc.options & libc::XDP_PKT_CONTD == 0
             {
                 // No room for the whole frame: its last descriptor stays where it is.
@@ -166,12 +166,12 @@ impl Receive {
             Source::Ring { rx, .. } => rx.release(done),
             Source::Drained { done: at, .. } => *at += done as usize,
         }
-        out.len() - before
+        before - out.room()
     }
 
     /// One descriptor: a whole frame, or a part of one.
     #[inline]
-    fn descriptor(&mut self, desc: Desc, now: u64, out: &mut RxBatch) {
+    fn descriptor(&mut self, desc: Desc, now: u64, out: &mut impl RxSink) {
         let last = desc.options & libc::XDP_PKT_CONTD == 0;
         match self.chunks.receive(desc) {
             Ok(part) if last && self.partial.is_empty() && self.discard.is_none() => {
@@ -215,7 +215,7 @@ impl Receive {
 
     /// The frame is whole: to the batch with it. There is room, `poll` has looked.
     #[inline]
-    fn deliver(&mut self, parts: &[Part], now: u64, out: &mut RxBatch) {
+    fn deliver(&mut self, parts: &[Part], now: u64, out: &mut impl RxSink) {
         let Some((&first, rest)) = parts.split_first() else {
             return;
         };
@@ -261,7 +261,7 @@ impl Receive {
     }
 
     #[inline]
-    fn hand_out(&mut self, chunk: RxChunk, out: &mut RxBatch) {
+    fn hand_out(&mut self, chunk: RxChunk, out: &mut impl RxSink) {
         self.chunks.hand_out(chunk.chunk);
         out.push(chunk);
     }
@@ -316,6 +316,40 @@ impl Receive {
         self.region
             .mapping()
             .is_some_and(|mapping| mapping.copy_out(offset, bytes))
+    }
+
+    /// See [`RxQueue::room`](crate::RxQueue::room). Chunks of dropped frames keep theirs.
+    pub(super) const fn room(&self) -> u32 {
+        match self.source {
+            Source::Ring { .. } => self.capacity.saturating_sub(self.chunks.held()),
+            Source::Drained { .. } => 0,
+        }
+    }
+
+    /// See [`RxQueue::post`](crate::RxQueue::post).
+    #[inline]
+    pub(super) fn post<I>(&mut self, returns: Returns<'_, I>) -> bool
+    where
+        I: ExactSizeIterator<Item = (u32, u16)>,
+    {
+        let (count, room) = (returns.len(), self.room());
+        let Source::Ring { fill, .. } = &mut self.source else {
+            return false;
+        };
+        if count > room.min(fill.free(room)) as usize {
+            return false;
+        }
+        let mut posted = 0;
+        returns.take_back(|chunk| {
+            if self.chunks.take(chunk) {
+                fill.write(posted, self.chunks.post(chunk));
+                posted += 1;
+            } else {
+                self.counts.refused_chunks += 1;
+            }
+        });
+        fill.submit(posted);
+        true
     }
 
     /// See [`RxQueue::refill`](crate::RxQueue::refill). The kick is the caller's.

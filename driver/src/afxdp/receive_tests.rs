@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use super::super::ring::testing::pair;
 use super::*;
-use crate::{NO_FLOW, ZeroCopy};
+use crate::{NO_FLOW, RxBatch, ZeroCopy};
 
 const CHUNKS: u32 = 32;
 const CHUNK: u32 = 2048;

@@ -28,6 +28,12 @@ impl Status {
     /// A receive error (bad FCS, symbol error); such frames are not stored as RCTL.SBP is off, but it costs nothing to ask.
     pub(super) const RXE: u64 = 1 << 31;
 
+    /// What tells plain packets.
+    pub(super) const LOOK: u64 =
+        Self::DD | Self::EOP | Self::RXE | Self::HBO | Self::L4E | Self::IPE;
+    /// What these bits are of a plain packet: whole, without error.
+    pub(super) const PLAIN: u64 = Self::DD | Self::EOP;
+
     /// Whether any of `bits` is set.
     #[inline(always)]
     pub(super) const fn has(self, bits: u64) -> bool {

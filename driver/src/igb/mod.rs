@@ -32,6 +32,8 @@ pub mod model;
 mod monitor;
 mod nic;
 mod parts;
+#[cfg(target_arch = "x86_64")]
+mod quads;
 mod queue;
 mod receive;
 mod regs;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use devrx_pool::Pool;
+use devrx_pool::{Pool, Returns};
 
 use super::init::{pause, wait};
 use super::interrupts;
@@ -14,7 +14,7 @@ use super::receive::Receive;
 use super::regs::{RXDCTL_ENABLE, RxQueueRegs};
 use super::shared::{Shared, Vectors, drain, ring};
 use crate::device::{Device, Registers};
-use crate::{DriverError, QueueCounters, RxBatch, RxQueue};
+use crate::{DriverError, QueueCounters, RxQueue, RxSink};
 
 /// How long a queue may take to stop: what is under way to memory then is written (82576 datasheet 4.6.9.1; the time is Linux's).
 pub(super) const STOP_PATIENCE: Duration = Duration::from_millis(100);
@@ -31,6 +31,8 @@ pub struct IgbQueue<D: Device> {
     vectors: Arc<Vectors>,
     /// Where the tail is written.
     rdt: u32,
+    /// The ring's tail when it was written last.
+    told: u32,
     index: u32,
     /// The vector is unmasked.
     armed: bool,
@@ -71,6 +73,8 @@ impl<D: Device> IgbQueue<D> {
             registers: Arc::clone(&shared.registers),
             vectors,
             rdt: RxQueueRegs::of(index).rdt(),
+            // As a new ring's.
+            told: 0,
             index,
             armed: false,
             epoch: shared.epoch.load(Ordering::Acquire),
@@ -91,6 +95,12 @@ impl<D: Device> IgbQueue<D> {
     #[must_use]
     pub const fn index(&self) -> u32 {
         self.index
+    }
+
+    /// From now on one packet at a time is looked at, as where the processor can do no more.
+    #[cfg(all(test, target_arch = "x86_64"))]
+    pub(super) const fn look_at_each(&mut self) {
+        self.receive.avx2 = None;
     }
 
     /// Whether the hardware queue is still this one's: no reset has come between.
@@ -165,7 +175,7 @@ impl<D: Device> IgbQueue<D> {
 
 impl<D: Device> RxQueue for IgbQueue<D> {
     #[inline]
-    fn poll(&mut self, out: &mut RxBatch) -> usize {
+    fn poll<S: RxSink>(&mut self, out: &mut S) -> usize {
         if self.armed {
             // Awake: no interrupts from here on.
             self.armed = false;
@@ -176,12 +186,21 @@ impl<D: Device> RxQueue for IgbQueue<D> {
         count
     }
 
+    #[inline(always)]
+    fn post<I>(&mut self, returns: Returns<'_, I>) -> bool
+    where
+        I: ExactSizeIterator<Item = (u32, u16)>,
+    {
+        self.receive.post(returns)
+    }
+
     #[inline]
     fn refill(&mut self, pool: &mut Pool) -> usize {
         let posted = self.receive.refill(pool);
-        if posted > 0 {
-            self.registers
-                .write32(self.rdt, self.receive.ring.tail_register());
+        let ring = &self.receive.ring;
+        if ring.tail() != self.told {
+            self.told = ring.tail();
+            self.registers.write32(self.rdt, ring.tail_register());
         }
         posted as usize
     }
@@ -192,6 +211,10 @@ impl<D: Device> RxQueue for IgbQueue<D> {
 
     fn capacity(&self) -> u32 {
         self.receive.ring.capacity()
+    }
+
+    fn room(&self) -> u32 {
+        self.receive.room()
     }
 
     fn wait_fd(&self) -> BorrowedFd<'_> {

@@ -19,16 +19,21 @@ use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use arrayvec::ArrayVec;
-use devrx_pool::Pool;
+use devrx_pool::{Pool, Returns};
 use devrx_provider::{ChunkIndex, MemoryProvider};
 
 pub(super) use super::counts::{Counts, Split};
 use super::descriptor::{Info, Status};
+#[cfg(target_arch = "x86_64")]
+use super::quads::Quads;
 use super::ring::Ring;
-use crate::chunk::{NO_FLOW, RxBatch, RxChunk, RxFlags};
+use crate::chunk::{NO_FLOW, RxChunk, RxFlags};
 use crate::flow::{Classifier, RuleBoard};
+#[cfg(target_arch = "x86_64")]
+use crate::lanes::Avx2;
 use crate::packet::{MAX_HEADERS, parse};
 use crate::queue::{HeaderSlots, QueueConfig, Unsplit};
+use crate::sink::{Row, RxSink};
 
 /// The chunks of one packet at most: the longest frame (9728 bytes) in the smallest chunks.
 pub(super) const MAX_PARTS: usize = 10;
@@ -65,8 +70,10 @@ pub(super) struct Receive {
     /// The header in hand, ours alone.
     look: Box<[u8; MAX_HEADERS]>,
     counts: Counts,
-    /// Keeps the share.
-    _provider: Arc<dyn MemoryProvider>,
+    #[cfg(target_arch = "x86_64")]
+    pub(super) avx2: Option<Avx2>,
+    /// Whose chunks they are. Keeps the share.
+    provider: Arc<dyn MemoryProvider>,
 }
 
 impl Receive {
@@ -95,7 +102,9 @@ impl Receive {
             stopped: false,
             look: Box::new([0; MAX_HEADERS]),
             counts: Counts::default(),
-            _provider: config.provider,
+            #[cfg(target_arch = "x86_64")]
+            avx2: Avx2::detect(),
+            provider: config.provider,
         }
     }
 
@@ -116,13 +125,13 @@ impl Receive {
 
     /// See [`RxQueue::poll`](crate::RxQueue::poll).
     #[inline]
-    pub(super) fn poll(&mut self, out: &mut RxBatch) -> usize {
+    pub(super) fn poll<S: RxSink>(&mut self, out: &mut S) -> usize {
         self.classifier.look();
         if self.ring.done().is_none() {
             self.end_partial();
             return 0;
         }
-        let before = out.len();
+        let before = out.room();
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |since| since.as_nanos() as u64);
@@ -144,48 +153,76 @@ impl Receive {
             }
             self.ring.advance(1);
         }
-        out.len() - before
+        before - out.room()
     }
 
     /// Nearly every packet: one chunk, header split off, no error, no rule to look up. As many as there are in a row.
     #[inline(always)]
-    fn plain(&mut self, flow: u16, now: u64, out: &mut RxBatch) {
+    fn plain<S: RxSink>(&mut self, flow: u16, now: u64, out: &mut S) {
         match (self.split, self.strip_vlan) {
             (Split::No, _) => {}
-            (_, false) => self.plain_row::<0>(flow, now, out),
-            (_, true) => self.plain_row::<{ Status::VP }>(flow, now, out),
+            (_, false) => {
+                self.plain_quads(0, flow, now, out);
+                self.plain_row::<0>(flow, now, out);
+            }
+            (_, true) => {
+                self.plain_quads(Status::VP, flow, now, out);
+                self.plain_row::<{ Status::VP }>(flow, now, out);
+            }
         }
+    }
+
+    /// [`plain_row`](Self::plain_row), for as long as there are four plain packets in a row, where the processor can take four at a time.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    fn plain_quads(&mut self, tagged: u64, flow: u16, now: u64, out: &mut impl RxSink) {
+        let Some(avx2) = self.avx2 else { return };
+        let (chunk_size, slot_size) = (self.chunk_size, self.slot_size);
+        let (ring, room) = (&self.ring, out.room());
+        let (packets, (header_bytes, payload_bytes)) = avx2.run(|| {
+            let mut row = ring.quads(room);
+            let mut quads = Quads::new(avx2, chunk_size, slot_size, tagged, flow, now);
+            let packets = out.extend_by_four(|| {
+                let (pairs, chunks) = row.next()?;
+                Some((*chunks, quads.next(pairs, chunks)?))
+            });
+            (packets, quads.bytes())
+        });
+        out.add_bytes(header_bytes, payload_bytes);
+        self.took(packets, header_bytes + payload_bytes);
+    }
+
+    /// As many descriptors were plain packets.
+    #[inline(always)]
+    fn took(&mut self, packets: usize, bytes: u64) {
+        // At most a ring.
+        self.ring.advance(packets as u32);
+        self.counts.received += packets as u64;
+        self.counts.bytes += bytes;
     }
 
     /// [`plain`](Self::plain), where `TAGGED` is the bit that says of a packet that its tag was taken out, if that is done at all.
     #[inline(always)]
-    fn plain_row<const TAGGED: u64>(&mut self, flow: u16, now: u64, out: &mut RxBatch) {
-        const LOOK: u64 =
-            Status::DD | Status::EOP | Status::RXE | Status::HBO | Status::L4E | Status::IPE;
+    fn plain_row<const TAGGED: u64>(&mut self, flow: u16, now: u64, out: &mut impl RxSink) {
         let (slot_size, chunk_size) = (u32::from(self.slot_size), self.chunk_size);
-        let (before, mut headers, mut payload) = (out.len(), 0, 0);
-        let row = self.ring.row(out.remaining_capacity());
-        // At most what there is room for: `extend` does not panic.
-        out.extend(row.map_while(|([info, status], &chunk)| {
+        let row = self.ring.row(out.room());
+        let Row {
+            packets,
+            header_bytes,
+            payload_bytes,
+        } = out.extend(row.map_while(|([info, status], &chunk)| {
             // The status first: it has the done bit, behind which the rest is there.
             let status = Status(u64::from_le(status.load(Ordering::Acquire)));
             let info = Info(u64::from_le(info.load(Ordering::Relaxed)));
             let length = status.length();
             let header = info.split_length();
             // A header that was split off is not empty.
-            if status.0 & LOOK != Status::DD | Status::EOP
+            if status.0 & Status::LOOK != Status::PLAIN
                 || header.wrapping_sub(1) >= slot_size
                 || length > chunk_size
             {
                 return None;
             }
-            headers += u64::from(header);
-            payload += u64::from(length);
-            // The bits of flags and status are the same in another place. What was hashed is below 16, so 15 more reach the next bit if it is not 0.
-            let flags = (RxFlags::SPLIT | RxFlags::TIMESTAMP_SW).bits()
-                | (status.0 & Status::L4CS) as u32 >> 3
-                | ((status.0 & TAGGED) as u32) << 2
-                | (info.hash_type() as u32 + 15) << 2 & RxFlags::HASH.bits();
             Some(RxChunk {
                 chunk: ChunkIndex(chunk),
                 offset: 0,
@@ -194,16 +231,12 @@ impl Receive {
                 header_length: header as u16,
                 vlan: status.vlan(),
                 rss_hash: info.hash(),
-                flags: RxFlags::from_bits_retain(flags),
+                flags: plain_flags(info.hash_type(), status.0 & (Status::L4CS | TAGGED)),
                 flow,
                 timestamp: now,
             })
         }));
-        let count = out.len() - before;
-        // At most a ring.
-        self.ring.advance(count as u32);
-        self.counts.received += count as u64;
-        self.counts.bytes += headers + payload;
+        self.took(packets, header_bytes + payload_bytes);
     }
 
     /// A descriptor that is not the simplest case. False, and nothing is done, when the batch has no room for the packet it ends.
@@ -215,12 +248,11 @@ impl Receive {
         chunk: u32,
         takes_all: Option<u16>,
         now: u64,
-        out: &mut RxBatch,
+        out: &mut impl RxSink,
     ) -> bool {
         let last = status.has(Status::EOP);
-        if last && !self.discard && self.partial.len() + 1 > out.remaining_capacity()
-            || out.is_full()
-        {
+        let room = out.room();
+        if last && !self.discard && self.partial.len() + 1 > room || room == 0 {
             return false;
         }
         if self.discard {
@@ -260,7 +292,7 @@ impl Receive {
         status: Status,
         takes_all: Option<u16>,
         now: u64,
-        out: &mut RxBatch,
+        out: &mut impl RxSink,
     ) -> Result<(), fn(&mut Counts) -> &mut u64> {
         let info = Info(self.partial_info);
         if status.has(Status::RXE) {
@@ -388,27 +420,59 @@ impl Receive {
         }
     }
 
+    /// Whether `provider` is the queue's, so that its chunks are.
+    #[inline(always)]
+    fn is_own(&mut self, provider: &Arc<dyn MemoryProvider>) -> bool {
+        let own = std::ptr::addr_eq(Arc::as_ptr(provider), Arc::as_ptr(&self.provider));
+        self.counts.refused_chunks += u64::from(!own);
+        own
+    }
+
+    /// See [`RxQueue::room`](crate::RxQueue::room). The chunks of dropped packets keep theirs.
+    #[inline]
+    pub(super) fn room(&self) -> u32 {
+        if self.stopped {
+            return 0;
+        }
+        self.ring.capacity().saturating_sub(self.held())
+    }
+
+    /// See [`RxQueue::post`](crate::RxQueue::post).
+    #[inline]
+    pub(super) fn post<I>(&mut self, returns: Returns<'_, I>) -> bool
+    where
+        I: ExactSizeIterator<Item = (u32, u16)>,
+    {
+        let fits = returns.len() <= self.room() as usize && self.is_own(returns.provider());
+        if fits {
+            let mut places = self.ring.places();
+            returns.take_back(|chunk| places.put(chunk));
+            let end = places.end();
+            self.ring.post_placed(end);
+        }
+        fits
+    }
+
     /// Posts as many chunks as fit; the caller tells the device, if it were any.
     #[inline]
     pub(super) fn refill(&mut self, pool: &mut Pool) -> u32 {
-        if self.stopped {
+        if self.stopped || !self.is_own(pool.provider()) {
             return 0;
         }
         let start = self.ring.posted();
         while self.ring.posted() < self.ring.capacity()
             && let Some(chunk) = self.returned.pop()
         {
-            self.ring.post(chunk);
+            self.ring.post(&[ChunkIndex(chunk)]);
         }
         loop {
-            let want = self.ring.capacity().saturating_sub(self.held()) as usize;
-            let want = want.min(REFILL);
+            let want = (self.room() as usize).min(REFILL);
             if want == 0 {
                 break;
             }
             let mut batch = [ChunkIndex(0); REFILL];
             let got = pool.take(&mut batch[..want]);
-            self.counts.refused_chunks += self.ring.post_all(&batch[..got]);
+            self.ring.post(&batch[..got]);
             if got < want {
                 break;
             }
@@ -434,9 +498,35 @@ impl Receive {
     }
 }
 
-const _: () = assert!(
-    RxFlags::CSUM_GOOD.bits() as u64 == Status::L4CS >> 3
-        && RxFlags::VLAN.bits() as u64 == Status::VP << 2
-        && RxFlags::HASH.bits() == 1 << 6,
-    "flags are moved there from the status"
-);
+/// The flags of a plain packet, by what was hashed (four bits) and of the status whether the checksum was checked and whether a tag was taken out.
+#[inline(always)]
+fn plain_flags(hash_type: u64, status: u64) -> RxFlags {
+    const FLAGS: [u32; 128] = {
+        let mut flags = [0; 128];
+        let mut at = 0;
+        while at < flags.len() {
+            flags[at] = RxFlags::SPLIT.bits()
+                | RxFlags::TIMESTAMP_SW.bits()
+                | if at & 0xf != 0 {
+                    RxFlags::HASH.bits()
+                } else {
+                    0
+                }
+                | if at as u64 & Status::VP << 1 != 0 {
+                    RxFlags::VLAN.bits()
+                } else {
+                    0
+                }
+                | if at as u64 & Status::L4CS << 1 != 0 {
+                    RxFlags::CSUM_GOOD.bits()
+                } else {
+                    0
+                };
+            at += 1;
+        }
+        flags
+    };
+    // One bit higher than in the status, to be out of the hash's way.
+    let at = hash_type | (status & (Status::VP | Status::L4CS)) << 1;
+    RxFlags::from_bits_retain(FLAGS[at as usize & 127])
+}

@@ -16,15 +16,12 @@ use crate::queue::QueueConfig;
 /// Chunks of a queue as the device addresses them.
 #[derive(Debug)]
 pub(super) struct Buffers {
-    /// Where the share's first chunk begins.
+    /// Where the region's chunk 0 would begin, of which only the queue's share is mapped: an index is scaled as it is. May wrap.
     payload: u64,
     chunk_size: u64,
-    /// Where the first chunk's header slot begins; 0 where nothing is split.
+    /// Where chunk 0's header slot would begin; 0 where nothing is split, as is the size.
     headers: u64,
     slot_size: u64,
-    /// The region's index of the share's first chunk.
-    first: u32,
-    count: u32,
     // Undone when dropped, leaked where the device was not proven to have stopped.
     mappings: Vec<DmaMapping>,
 }
@@ -43,27 +40,31 @@ impl Buffers {
             share.clone(),
         )?;
         let mut new = Self {
-            payload: payload.iova_of(share.start).unwrap_or(0),
+            payload: payload
+                .iova_of(share.start)
+                .unwrap_or(0)
+                .wrapping_sub(u64::from(chunks.start) * chunk_size),
             chunk_size,
             headers: 0,
             slot_size: 0,
-            first: chunks.start,
-            count: chunks.end - chunks.start,
             mappings: vec![payload],
         };
         if config.split {
             let slots = &config.headers;
             let size = slots.slot_size as usize;
             // One for each chunk: checked with the configuration.
-            let start = slots.offset_of(ChunkIndex(new.first)).unwrap_or(0);
-            let end = start + size * new.count as usize;
+            let start = slots.offset_of(ChunkIndex(chunks.start)).unwrap_or(0);
+            let end = start + size * chunks.len();
             let headers = DmaMapping::new(
                 Arc::clone(mapper),
                 Memory::Host(Arc::clone(&slots.memory)),
                 start..end,
             )?;
-            new.headers = headers.iova_of(start).unwrap_or(0);
             new.slot_size = size as u64;
+            new.headers = headers
+                .iova_of(start)
+                .unwrap_or(0)
+                .wrapping_sub(u64::from(chunks.start) * new.slot_size);
             new.mappings.push(headers);
         }
         Ok(new)
@@ -131,6 +132,12 @@ impl Ring {
         self.mask
     }
 
+    /// One behind the newest descriptor; runs freely.
+    #[inline(always)]
+    pub(super) const fn tail(&self) -> u32 {
+        self.tail
+    }
+
     /// What RDT takes.
     #[inline(always)]
     pub(super) const fn tail_register(&self) -> u32 {
@@ -140,14 +147,35 @@ impl Ring {
     /// The oldest descriptors that lie side by side, and their chunks; at most `most`.
     #[inline(always)]
     pub(super) fn row(&self, most: usize) -> impl Iterator<Item = (&[AtomicU64; 2], &u32)> {
+        let (pairs, chunks) = self.oldest(most);
+        pairs.iter().zip(chunks)
+    }
+
+    /// The same by four, each two descriptors together.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    pub(super) fn quads(
+        &self,
+        most: usize,
+    ) -> impl Iterator<Item = (&[[[AtomicU64; 2]; 2]; 2], &[u32; 4])> {
+        let (pairs, chunks) = self.oldest(most);
+        let twos = pairs.as_chunks::<2>().0;
+        twos.as_chunks::<2>()
+            .0
+            .iter()
+            .zip(chunks.as_chunks::<4>().0)
+    }
+
+    #[inline(always)]
+    fn oldest(&self, most: usize) -> (&[[AtomicU64; 2]], &[u32]) {
         let at = (self.head & self.mask) as usize;
         let most = (self.posted() as usize).min(most);
         let end = (at + most).min(self.chunks.len());
         let pairs = self.descriptors.as_ref().map_or(&[][..], DmaBuffer::pairs);
-        let pairs = pairs.get(at..end).unwrap_or_default();
-        pairs
-            .iter()
-            .zip(self.chunks.get(at..end).unwrap_or_default())
+        (
+            pairs.get(at..end).unwrap_or_default(),
+            self.chunks.get(at..end).unwrap_or_default(),
+        )
     }
 
     /// The status word of the oldest descriptor; `None` while there is none or the device has it.
@@ -178,77 +206,56 @@ impl Ring {
         self.head = self.head.wrapping_add(count);
     }
 
-    /// Posts `chunk`, which is one of the queue's. There is room: the caller looked at [`posted`](Self::posted). The device sees it with the next
-    /// write of RDT.
+    /// Posts chunks, which are the queue's and for which there is room. The device sees them with the next write of RDT.
     #[inline(always)]
-    pub(super) fn post(&mut self, chunk: u32) {
-        let at = self.tail & self.mask;
-        let slot = u64::from(chunk.wrapping_sub(self.buffers.first));
-        self.chunks[at as usize] = chunk;
-        if let Some(ring) = &self.descriptors {
-            let at = at as usize * SIZE;
-            ring.store(at, self.buffers.payload + slot * self.buffers.chunk_size);
-            // The done bit lies in the header address, whose low bits are zero.
-            ring.store(at + 8, self.buffers.headers + slot * self.buffers.slot_size);
+    pub(super) fn post(&mut self, chunks: &[ChunkIndex]) {
+        let mut places = self.places();
+        for &chunk in chunks {
+            places.put(chunk);
         }
-        self.tail = self.tail.wrapping_add(1);
+        let end = places.end();
+        self.post_placed(end);
     }
 
-    /// Posts `chunks`, as [`post`](Self::post), for which there is room; returns how many were none of the queue's and left out.
+    /// Where chunks to be posted are put; [`post_placed`](Self::post_placed) posts them. First which they are, then where they lie: a loop that did both would
+    /// have more in hand than there are registers.
     #[inline(always)]
-    pub(super) fn post_all(&mut self, mut chunks: &[ChunkIndex]) -> u64 {
+    pub(super) fn places(&mut self) -> Places<'_> {
+        Places {
+            limit: self.head.wrapping_add(self.mask),
+            chunks: &mut self.chunks,
+            mask: self.mask,
+            next: self.tail,
+        }
+    }
+
+    /// Writes the descriptors of the chunks that were [placed](Self::places) up to `end`.
+    pub(super) fn post_placed(&mut self, end: u32) {
         let Buffers {
             payload,
             chunk_size,
             headers,
             slot_size,
-            first,
-            count,
             ..
         } = self.buffers;
-        // What chunk 0 would have: an index is scaled as it is. Wraps, and back again.
-        let payload = payload.wrapping_sub(u64::from(first) * chunk_size);
-        let headers = headers.wrapping_sub(u64::from(first) * slot_size);
         let pairs = self.descriptors.as_ref().map_or(&[][..], DmaBuffer::pairs);
-        let mut refused = 0;
-        // In two rows at the most, but for chunks that are left out.
-        while !chunks.is_empty() {
+        // In two rows at the most.
+        while self.tail != end {
             let at = (self.tail & self.mask) as usize;
-            let end = (at + chunks.len()).min(self.chunks.len());
-            let (Some(pairs), Some(places)) = (pairs.get(at..end), self.chunks.get_mut(at..end))
-            else {
-                break;
-            };
-            let mut posted = 0;
-            for ((&ChunkIndex(chunk), [packet, header]), place) in
-                chunks.iter().zip(pairs).zip(places)
-            {
-                if chunk.wrapping_sub(first) >= count {
-                    break;
-                }
-                let index = u64::from(chunk);
-                *place = chunk;
-                packet.store(
-                    payload.wrapping_add(index * chunk_size).to_le(),
-                    Ordering::Relaxed,
-                );
+            let row = end.wrapping_sub(self.tail) as usize;
+            let row = at..(at + row).min(self.chunks.len());
+            let pairs = pairs.get(row.clone()).unwrap_or_default();
+            for ([packet, header], &chunk) in pairs.iter().zip(&self.chunks[row.clone()]) {
+                let chunk = u64::from(chunk);
+                let packet_address = payload.wrapping_add(chunk * chunk_size);
                 // The done bit lies in the header address, whose low bits are zero.
-                header.store(
-                    headers.wrapping_add(index * slot_size).to_le(),
-                    Ordering::Relaxed,
-                );
-                posted += 1;
+                let header_address = headers.wrapping_add(chunk * slot_size);
+                packet.store(packet_address.to_le(), Ordering::Relaxed);
+                header.store(header_address.to_le(), Ordering::Relaxed);
             }
             // At most a ring.
-            self.tail = self.tail.wrapping_add(posted as u32);
-            chunks = &chunks[posted..];
-            if posted < end - at {
-                // The one after the last that was posted is none of the queue's.
-                refused += 1;
-                chunks = chunks.get(1..).unwrap_or_default();
-            }
+            self.tail = self.tail.wrapping_add(row.len() as u32);
         }
-        refused
     }
 
     /// Takes every chunk that is still posted. Only once the device has stopped.
@@ -265,5 +272,32 @@ impl Ring {
             ring.leak();
         }
         self.buffers.leak();
+    }
+}
+
+/// See [`Ring::places`].
+pub(super) struct Places<'ring> {
+    chunks: &'ring mut [u32],
+    mask: u32,
+    next: u32,
+    /// Where there is no more room.
+    limit: u32,
+}
+
+impl Places<'_> {
+    /// The next chunk. There is room: the caller looked.
+    #[inline(always)]
+    pub(super) fn put(&mut self, chunk: ChunkIndex) {
+        debug_assert!(self.next != self.limit, "the caller looked for room");
+        if let Some(place) = self.chunks.get_mut((self.next & self.mask) as usize) {
+            *place = chunk.0;
+            self.next = self.next.wrapping_add(1);
+        }
+    }
+
+    /// One behind the last.
+    #[inline(always)]
+    pub(super) const fn end(&self) -> u32 {
+        self.next
     }
 }

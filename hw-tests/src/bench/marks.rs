@@ -61,9 +61,8 @@ const DPDK_BEGINS: u8 = 1;
 const DPDK_ENDS: u8 = 2;
 /// The worker's markers, as `tools/daemon/src/worker/marks.rs` has them: before the queue is polled, and after each phase.
 const LOOK: u8 = 16;
-const PHASES: [(u8, &str); 5] = [
-    (17, "poll"),
-    (18, "complete"),
+const PHASES: [(u8, &str); 4] = [
+    (17, "receive"),
     (19, "publish"),
     (20, "refill"),
     (21, "count"),
@@ -150,7 +149,7 @@ impl Worker {
         let Some((_, phase)) = PHASES.iter().find(|(phase, _)| *phase == id) else {
             return;
         };
-        if *phase == "poll" {
+        if *phase == "receive" {
             *self.phases.entry("loop").or_default() += std::mem::take(&mut self.between);
         }
         *self.phases.entry(phase).or_default() += delta;
@@ -173,14 +172,14 @@ mod tests {
     /// Two passes of the worker, then looks that find nothing, then the client.
     #[test]
     fn a_round_is_what_its_packets_cost_and_not_the_waiting() {
-        let text = "mark 68 0 0 5\nmark 16 0 0 900\nmark 17 0 0 100\nmark 18 0 0 50\nmark 19 0 0 5\nmark 20 0 0 40\nmark 21 0 0 3\n\
-                    mark 16 0 0 7\nmark 17 0 0 100\nmark 18 0 0 50\nmark 19 0 0 5\nmark 20 0 0 40\nmark 21 0 0 3\n\
+        let text = "mark 68 0 0 5\nmark 16 0 0 900\nmark 17 0 0 150\nmark 19 0 0 5\nmark 20 0 0 40\nmark 21 0 0 3\n\
+                    mark 16 0 0 7\nmark 17 0 0 150\nmark 19 0 0 5\nmark 20 0 0 40\nmark 21 0 0 3\n\
                     mark 16 0 0 7\nmark 16 0 0 60\nmark 16 0 0 60\nmark 32 0 0 7777\nmark 33 0 0 99\n";
         let counted = &read(text)[&Section::DevrxAny];
         assert_eq!(counted.receiver, [2 * 198 + 7]);
         assert_eq!(counted.client, [99]);
         assert_eq!(counted.phases["loop"], [7]);
-        assert_eq!(counted.phases["poll"], [200]);
+        assert_eq!(counted.phases["receive"], [300]);
     }
 
     #[test]

@@ -8,9 +8,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use devrx_driver::flow::FlowRule;
 use devrx_driver::{
     DriverError, Flows, Interrupts, Link, LinkState, Nic, NicStatistics, QueueConfig,
-    QueueCounters, QueueNeeds, RxBatch, RxChunk, RxFlags, RxQueue, Statistics, Unsplit,
+    QueueCounters, QueueNeeds, RxChunk, RxFlags, RxQueue, RxSink, Statistics, Unsplit,
 };
-use devrx_pool::Pool;
+use devrx_pool::{Pool, Returns};
 use devrx_proto::event::Event;
 use devrx_provider::{ChunkIndex, MapWay, MemoryProvider};
 
@@ -118,8 +118,8 @@ impl Drop for FakeQueue {
 }
 
 impl RxQueue for FakeQueue {
-    fn poll(&mut self, out: &mut RxBatch) -> usize {
-        let before = out.len();
+    fn poll<S: RxSink>(&mut self, out: &mut S) -> usize {
+        let before = out.room();
         let mut state = self.wire.lock();
         while let Some(chunks) = state
             .packets
@@ -128,7 +128,7 @@ impl RxQueue for FakeQueue {
             .front()
             .copied()
         {
-            if out.remaining_capacity() < chunks {
+            if out.room() < chunks {
                 break;
             }
             state.packets.entry(self.queue).or_default().pop_front();
@@ -156,7 +156,18 @@ impl RxQueue for FakeQueue {
                 });
             }
         }
-        out.len() - before
+        before - out.room()
+    }
+
+    fn post<I>(&mut self, returns: Returns<'_, I>) -> bool
+    where
+        I: ExactSizeIterator<Item = (u32, u16)>,
+    {
+        let fits = returns.len() <= self.room() as usize;
+        if fits {
+            returns.take_back(|chunk| self.posted.push_back(chunk));
+        }
+        fits
     }
 
     fn refill(&mut self, pool: &mut Pool) -> usize {
@@ -175,6 +186,13 @@ impl RxQueue for FakeQueue {
 
     fn capacity(&self) -> u32 {
         self.capacity
+    }
+
+    fn room(&self) -> u32 {
+        if self.stopped {
+            return 0;
+        }
+        self.capacity - self.posted()
     }
 
     fn wait_fd(&self) -> BorrowedFd<'_> {

@@ -446,16 +446,18 @@ struct ShmSlots<const N: usize> {
     shm: Arc<Shm>,
 }
 
-// SAFETY: as for `ShmWord`; access is volatile.
+// SAFETY: as for `ShmWord`.
 unsafe impl<const N: usize> Send for ShmSlots<N> {}
 
 impl<const N: usize> ShmSlots<N> {
-    /// Where the slot of each index is.
+    /// The slots that lie side by side from `index` on, `most` at most.
     #[inline(always)]
-    fn place(&self) -> impl Fn(u32) -> *mut u64 + use<'_, N> {
-        let (base, mask) = (self.base, self.mask);
-        // SAFETY: the mask keeps the index below the capacity, and that many slots are within the mapping.
-        move |index| unsafe { base.add((index & mask) as usize) }.cast()
+    fn row(&self, index: u32, most: u32) -> &[[AtomicU64; N]] {
+        let at = index & self.mask;
+        let len = most.min(self.mask + 1 - at);
+        // SAFETY: `at + len` is at most the capacity, and that many slots, aligned, are within the mapping, which `shm` keeps as long as `self` lives.
+        // Atomics may change while they are referred to: they are the one kind of reference to memory that others write.
+        unsafe { std::slice::from_raw_parts(self.base.add(at as usize).cast(), len as usize) }
     }
 }
 
@@ -470,17 +472,15 @@ impl<const N: usize> ReadSlots<N> for ShmReader<N> {
 
     #[inline]
     fn read(&self, index: u32) -> [u64; N] {
-        self.reader()(index)
+        self.row(index, 1).next().unwrap_or([0; N])
     }
 
     #[inline(always)]
-    fn reader(&self) -> impl Fn(u32) -> [u64; N] + '_ {
-        let place = self.0.place();
-        move |index| {
-            let slot = place(index);
-            // SAFETY: a slot is `N` aligned words within the mapping, which lives as long as the closure's borrow.
-            std::array::from_fn(|word| unsafe { slot.add(word).read_volatile() })
-        }
+    fn row(&self, index: u32, most: u32) -> impl ExactSizeIterator<Item = [u64; N]> + '_ {
+        let row = self.0.row(index, most);
+        // Relaxed: also defined on a read-only mapping.
+        row.iter()
+            .map(|slot| std::array::from_fn(|word| slot[word].load(Ordering::Relaxed)))
     }
 }
 
@@ -495,18 +495,55 @@ impl<const N: usize> WriteSlots<N> for ShmWriter<N> {
 
     #[inline]
     fn write(&self, index: u32, words: [u64; N]) {
-        self.writer()(index, words);
+        self.write_all(index, 1, std::iter::once(words));
     }
 
     #[inline(always)]
-    fn writer(&self) -> impl Fn(u32, [u64; N]) + '_ {
-        let place = self.0.place();
-        move |index, words| {
-            let slot = place(index);
-            for (nth, word) in words.into_iter().enumerate() {
-                // SAFETY: a slot is `N` aligned words within the mapping, which lives as long as the closure's borrow and is writable:
-                // `Shm::slots_to_write` checked.
-                unsafe { slot.add(nth).write_volatile(word) };
+    fn write_all(&self, index: u32, most: u32, mut entries: impl Iterator<Item = [u64; N]>) -> u32 {
+        let mut written = 0;
+        // Two rows at the most: up to the last slot, and from the first one on. The mapping is writable: `Shm::slots_to_write` checked.
+        loop {
+            let row = self.0.row(index.wrapping_add(written), most - written);
+            let mut count = 0;
+            for (slot, words) in row.iter().zip(&mut entries) {
+                for (at, word) in slot.iter().zip(words) {
+                    at.store(word, Ordering::Relaxed);
+                }
+                count += 1;
+            }
+            written += count;
+            if (count as usize) < row.len() || written >= most {
+                return written;
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn write_four(&self, index: u32, entries: &[[u64; N]; 4], marks: [u16; 4]) {
+        const { assert!(N > 0, "a mark has a word to be in") };
+        let (base, mask) = (self.0.base, self.0.mask);
+        let put = |at: u32, nth: usize| {
+            // SAFETY: `at` is below the capacity, and that many slots, aligned, are within the mapping, which is writable (`Shm::slots_to_write` checked) and lives
+            // as long as `self`. No reference is formed. The other side may read the slot meanwhile, though nobody told it to: it sees some bytes, and this side
+            // reads none. Copied as a whole, so that it can be one store, and the mark stored into it after that: other than one put in before, it keeps no load waiting.
+            unsafe {
+                let slot = base.add(at as usize);
+                slot.copy_from_nonoverlapping(&entries[nth], 1);
+                let place = if cfg!(target_endian = "little") { 2 } else { 1 };
+                slot.cast::<u16>().add(place).write(marks[nth]);
+            }
+        };
+        let at = index & mask;
+        if at < mask.saturating_sub(2) {
+            // Side by side.
+            put(at, 0);
+            put(at + 1, 1);
+            put(at + 2, 2);
+            put(at + 3, 3);
+        } else {
+            // The ring begins anew among them.
+            for nth in 0..4 {
+                put(index.wrapping_add(nth) & mask, nth as usize);
             }
         }
     }

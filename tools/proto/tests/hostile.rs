@@ -10,7 +10,7 @@ use devrx_proto::message::{
     Failure, FailureCode, Header, MessageError, Opened, OpenedQueue, RegionInfo, Reply, Request,
 };
 use devrx_proto::refill::RefillEntry;
-use devrx_proto::ring::{ClientQueue, DaemonQueue, Start, Word};
+use devrx_proto::ring::{ClientQueue, DaemonQueue, Entry, Start, Word};
 use devrx_proto::shm::{Access, Shm, ShmError};
 use devrx_proto::socket::{MAX_MESSAGE, SocketError, Stream};
 use proptest::prelude::*;
@@ -560,4 +560,63 @@ fn a_packet_goes_there_and_its_chunk_back() {
             refill: 5
         }
     );
+}
+
+/// Entries by four and one by one, over the ring's end: they come out in order, with their marks, and no more than there is room for.
+#[test]
+fn entries_by_four_are_entries() {
+    let entry = |nth: u32| Completion {
+        chunk: nth,
+        generation: nth as u16 ^ 0x5aa5,
+        flow: 7,
+        length: 9,
+        flags: nth,
+        timestamp: u64::from(nth) << 40,
+        ..Completion::default()
+    };
+    for begin in [0, 1, 2, 3, u32::MAX, u32::MAX - 2] {
+        let Both {
+            mut daemon,
+            mut client,
+            ..
+        } = both(Start {
+            completion: begin,
+            refill: 0,
+        });
+        let capacity = daemon.completions.capacity();
+        let (mut given, mut taken) = (0, 0);
+        for round in 0..40 {
+            let mut group = daemon.completions.reserve_some(1, capacity).unwrap();
+            let room = group.room();
+            let written = group.extend_by_four(|| {
+                let four: [_; 4] = std::array::from_fn(|nth| entry(given + nth as u32));
+                given += 4;
+                let marks = four.map(|entry| entry.generation);
+                let words = four.map(|entry| {
+                    Completion {
+                        generation: 0,
+                        ..entry
+                    }
+                    .to_words()
+                });
+                (given - taken <= room)
+                    .then_some((words, marks))
+                    .or_else(|| panic!("asked for more than there is room for"))
+            });
+            assert_eq!(written, room / 4 * 4);
+            // The rest one by one, or not all of it.
+            let rest = (given..).take(round % 5).map(|nth| entry(nth).to_words());
+            given += group.extend(rest);
+            group.commit();
+            daemon.completions.publish();
+            let mut out = [Completion::default(); 5];
+            let most = 1 + round % 5;
+            let count = client.completions.take(&mut out[..most]);
+            for got in &out[..count] {
+                assert_eq!(*got, entry(taken));
+                taken += 1;
+            }
+        }
+        assert!(taken > capacity);
+    }
 }

@@ -1,9 +1,10 @@
 //! The driver end to end on the register model.
 
-mod cost;
 mod faults;
 mod life;
 mod losses;
+#[cfg(target_arch = "x86_64")]
+mod quads;
 mod rig;
 mod split;
 mod steering;

@@ -12,10 +12,8 @@
 
 /// Before the queue is polled.
 pub(super) const LOOK: u8 = 16;
-/// Packets were polled.
-pub(super) const POLLED: u8 = 17;
-/// Their completions are written.
-pub(super) const DELIVERED: u8 = 18;
+/// Packets were polled, and their completions are written.
+pub(super) const RECEIVED: u8 = 17;
 /// They are published.
 pub(super) const PUBLISHED: u8 = 19;
 /// Returned chunks were taken back, and chunks posted.

@@ -7,7 +7,7 @@
 //! | module | what it does |
 //! |---|---|
 //! | `run` | the loop |
-//! | `deliver` | a batch of packets becomes completions |
+//! | `deliver`, `sink` | packets become completions |
 //! | `returns` | what the client gives back |
 //! | `sleep` | when there is nothing to do |
 //! | `marks` | nothing, but for who counts instructions |
@@ -20,6 +20,7 @@ mod handle;
 mod marks;
 mod returns;
 mod run;
+mod sink;
 mod sleep;
 pub mod snapshot;
 

@@ -11,32 +11,54 @@ impl<Q: RxQueue> Worker<Q> {
     /// Tops the queue up: from what the client returned first, because those chunks are warm, then from the pool.
     ///
     /// The queue's own refill is called every time: it may have to answer a NIC that asked to be woken.
+    #[inline]
     pub(super) fn refill(&mut self, idle: bool) {
-        loop {
-            let missing = self.queue.capacity().saturating_sub(self.queue.posted()) as usize;
-            if missing > 0 && missing < TOP_UP && !idle {
+        let missing = self.queue.capacity().saturating_sub(self.queue.posted()) as usize;
+        if missing > 0 && missing < TOP_UP && !idle {
+            return;
+        }
+        self.post_returns();
+        self.queue.refill(&mut self.pool);
+    }
+
+    /// Posts what the client returns, as far as there is room: from its ring to the queue, with no stop in the pool, which refuses and counts what cannot be right.
+    #[inline]
+    fn post_returns(&mut self) {
+        // In two rows at the most. A client may write faster than this reads: one look at the whole ring is enough.
+        for _ in 0..2 {
+            let room = self.queue.room() as usize;
+            let entries = self.rings.refills.oldest(room);
+            let count = entries.len();
+            if count == 0 {
                 return;
             }
-            // No more at a time than the cache has room for: the rest would take the longer way.
-            let most = missing.min(self.pool.room());
-            let read = if most > 0 { self.take_returns(most) } else { 0 };
-            let posted = self.queue.refill(&mut self.pool);
-            if most == missing || read < most || posted == 0 {
+            let named = entries.map(|entry| (entry.chunk, entry.generation));
+            if !self.queue.post(self.pool.returns(named)) {
+                // The NIC's queue knows best. The pool has room, if not in its cache.
+                self.take_returns(room);
                 return;
             }
+            self.rings.refills.advance(count);
         }
     }
 
-    /// Reads up to `most` entries of the refill ring and gives them to the pool, which refuses and counts what cannot be right. Returns how many
-    /// were read.
+    /// Reads up to `most` entries of the refill ring and gives them to the pool, which refuses and counts what cannot be right.
+    /// A client may write faster than this reads: no more than a ring of them is read. Returns how many were.
     pub(super) fn take_returns(&mut self, most: usize) -> usize {
-        // A client may write faster than this reads. One look at the whole ring is enough.
-        let entries = self.rings.refills.oldest(most);
-        let count = entries.len();
-        // Refusals are counted by the pool, by reason; there is nobody to tell.
-        self.pool
-            .take_back_batch(entries.map(|entry| (entry.chunk, entry.generation)));
-        self.rings.refills.advance(count);
-        count
+        let most = most.min(self.rings.refills.capacity() as usize);
+        let mut left = most;
+        while left > 0 {
+            let entries = self.rings.refills.oldest(left);
+            let count = entries.len();
+            // Refusals are counted by the pool, by reason; there is nobody to tell.
+            self.pool
+                .take_back_batch(entries.map(|entry| (entry.chunk, entry.generation)));
+            self.rings.refills.advance(count);
+            left -= count;
+            if count == 0 {
+                break;
+            }
+        }
+        most - left
     }
 }

@@ -77,16 +77,12 @@ impl<Q: RxQueue> Worker<Q> {
             if self.shared.commanded.load(Ordering::Acquire) && self.obey() {
                 return self.finish();
             }
-            batch.clear();
             mark::<{ marks::LOOK }>();
-            let received = self.queue.poll(&mut batch);
+            let received = self.receive(&mut batch);
             let now = Instant::now();
             if received > 0 {
-                mark::<{ marks::POLLED }>();
+                mark::<{ marks::RECEIVED }>();
                 idle = 0;
-                self.deliver(&batch);
-                self.flush(&batch);
-                mark::<{ marks::DELIVERED }>();
                 self.publish(now);
                 mark::<{ marks::PUBLISHED }>();
                 self.refill(false);

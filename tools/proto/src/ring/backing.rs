@@ -14,10 +14,10 @@ pub trait ReadSlots<const N: usize>: Send {
     fn capacity(&self) -> u32;
     /// Copies a slot out.
     fn read(&self, index: u32) -> [u64; N];
-    /// [`read`](Self::read) for a loop: what it needs to know stays in registers.
+    /// Copies out slots that lie side by side from `index` on, `most` at most; at least one, if `most` is not 0. For loops.
     #[inline]
-    fn reader(&self) -> impl Fn(u32) -> [u64; N] + '_ {
-        |index| self.read(index)
+    fn row(&self, index: u32, most: u32) -> impl ExactSizeIterator<Item = [u64; N]> + '_ {
+        (0..most).map(move |nth| self.read(index.wrapping_add(nth)))
     }
 }
 
@@ -27,10 +27,30 @@ pub trait WriteSlots<const N: usize>: Send {
     fn capacity(&self) -> u32;
     /// Copies a slot in.
     fn write(&self, index: u32, words: [u64; N]);
-    /// [`write`](Self::write) for a loop: what it needs to know stays in registers.
+    /// Copies entries into the slots from `index` on, `most` at most and as many as there are; returns how many. For loops. Takes no entry out of `entries` that it
+    /// does not write.
     #[inline]
-    fn writer(&self) -> impl Fn(u32, [u64; N]) + '_ {
-        |index, words| self.write(index, words)
+    fn write_all(&self, index: u32, most: u32, mut entries: impl Iterator<Item = [u64; N]>) -> u32 {
+        let mut written = 0;
+        while written < most
+            && let Some(words) = entries.next()
+        {
+            self.write(index.wrapping_add(written), words);
+            written += 1;
+        }
+        written
+    }
+    /// Copies four entries into the slots from `index` on, each with its mark in bits 32 to 47 of its first word, which are 0. For loops: no mark is
+    /// put into an entry before all of it is stored at once.
+    #[inline]
+    fn write_four(&self, index: u32, entries: &[[u64; N]; 4], marks: [u16; 4]) {
+        for (nth, (entry, mark)) in (0..).zip(entries.iter().zip(marks)) {
+            let mut words = *entry;
+            if let Some(first) = words.first_mut() {
+                *first |= u64::from(mark) << 32;
+            }
+            self.write(index.wrapping_add(nth), words);
+        }
     }
 }
 

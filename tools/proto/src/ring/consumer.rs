@@ -114,8 +114,8 @@ impl<B: Backing, E: Entry<N>, const N: usize> Consumer<B, E, N> {
         count
     }
 
-    /// The oldest entries, `most` at most, without freeing them; each is copied out when the iterator comes to it. Looks at the producer's index only
-    /// if fewer are known to be there.
+    /// The oldest entries that lie side by side, `most` at most, without freeing them; none only if there is none. Each is copied out when the iterator comes
+    /// to it. Looks at the producer's index only if fewer are known to be there.
     #[inline]
     pub fn oldest(&mut self, most: usize) -> impl ExactSizeIterator<Item = E> + '_ {
         let most = u32::try_from(most).unwrap_or(u32::MAX);
@@ -123,8 +123,9 @@ impl<B: Backing, E: Entry<N>, const N: usize> Consumer<B, E, N> {
         if known < most {
             known = self.available();
         }
-        let (read, head) = (self.slots.reader(), self.head);
-        (0..known.min(most)).map(move |nth| E::from_words(read(head.wrapping_add(nth))))
+        self.slots
+            .row(self.head, known.min(most))
+            .map(E::from_words)
     }
 
     /// Frees the `count` oldest entries (at most those known to be there): the producer may overwrite them. Once a batch.

@@ -36,8 +36,8 @@ pub use backing::{Backing, Entry, ReadSlots, Word, WriteSlots};
 pub use consumer::{Consumer, ConsumerParts};
 pub use producer::{Group, Producer, ProducerParts, Published};
 pub use shared::{
-    ClientQueue, CompletionConsumer, CompletionProducer, DaemonQueue, RefillConsumer,
-    RefillProducer, Start,
+    ClientQueue, CompletionConsumer, CompletionGroup, CompletionProducer, DaemonQueue,
+    RefillConsumer, RefillProducer, Start,
 };
 
 /// The fence of this build: loom's in a model, the processor's otherwise.

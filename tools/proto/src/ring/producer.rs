@@ -142,6 +142,19 @@ impl<B: Backing, E: Entry<N>, const N: usize> Producer<B, E, N> {
         })
     }
 
+    /// Makes room for a group of as many entries as the ring has room for, `most` at most, or answers `None` where it has none for `least`.
+    #[inline]
+    pub fn reserve_some(&mut self, least: u32, most: u32) -> Option<Group<'_, B, E, N>> {
+        let mut room = self.room();
+        if room < most {
+            room = self.free();
+        }
+        if room < least {
+            return None;
+        }
+        self.reserve(room.min(most))
+    }
+
     /// Writes a whole group, to be seen with the next [`publish`](Self::publish). `false`: no room, and nothing was written.
     #[inline]
     pub fn push(&mut self, entries: &[E]) -> bool {
@@ -248,21 +261,46 @@ impl<B: Backing, E: Entry<N>, const N: usize> Group<'_, B, E, N> {
         true
     }
 
-    /// Writes the next entries of the group, as many as it has room for; `to_words` makes them of `sources`. As [`push`](Self::push), cheaper for each.
+    /// How many more entries it has room for.
     #[inline]
-    pub fn extend<S>(&mut self, sources: &[S], mut to_words: impl FnMut(&S) -> [u64; N]) {
-        let write = self.ring.slots.writer();
-        let mut index = self.next;
-        let room = self.end.wrapping_sub(self.next) as usize;
-        for source in &sources[..room.min(sources.len())] {
-            write(index, to_words(source));
-            index = index.wrapping_add(1);
-        }
-        drop(write);
-        self.next = index;
+    #[must_use]
+    pub fn room(&self) -> u32 {
+        self.end.wrapping_sub(self.next)
+    }
+
+    /// Writes the next entries of the group, as many as there are and as it has [room](Self::room) for, and returns how many. As [`push`](Self::push), cheaper
+    /// for each. Entries that find no room stay in the iterator.
+    #[inline(always)]
+    pub fn extend(&mut self, entries: impl Iterator<Item = [u64; N]>) -> u32 {
+        let written = self.ring.slots.write_all(self.next, self.room(), entries);
+        self.next = self.next.wrapping_add(written);
         if devrx_sabotage::removed("ring-group") {
             self.ring.tail = self.next;
         }
+        written
+    }
+
+    /// Writes the next entries of the group by four, for as long as there are some and [room](Self::room) for four, and returns how many. Each comes with a mark, which goes to
+    /// bits 32 to 47 of its first word, which are 0. Fours that find no room are not asked for.
+    #[inline(always)]
+    pub fn extend_by_four(
+        &mut self,
+        mut entries: impl FnMut() -> Option<([[u64; N]; 4], [u16; 4])>,
+    ) -> u32 {
+        let (first, room) = (self.next, self.room());
+        let slots = &self.ring.slots;
+        let mut written = 0;
+        while written + 4 <= room
+            && let Some((words, marks)) = entries()
+        {
+            slots.write_four(first.wrapping_add(written), &words, marks);
+            written += 4;
+        }
+        self.next = first.wrapping_add(written);
+        if devrx_sabotage::removed("ring-group") {
+            self.ring.tail = self.next;
+        }
+        written
     }
 
     /// The group is complete with the entries written so far; [`Producer::publish`] will show it.

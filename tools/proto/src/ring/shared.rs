@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Consumer, ConsumerParts, Producer, ProducerParts, Word};
+use super::{Consumer, ConsumerParts, Group, Producer, ProducerParts, Word};
 use crate::completion::Completion;
 use crate::layout::{Layout, LayoutError};
 use crate::refill::RefillEntry;
@@ -10,6 +10,8 @@ use crate::shm::{Shared, Shm, ShmError};
 
 /// Daemon: writes completions.
 pub type CompletionProducer = Producer<Shared, Completion, 4>;
+/// Daemon: completions that will be published together.
+pub type CompletionGroup<'ring> = Group<'ring, Shared, Completion, 4>;
 /// Client: reads completions.
 pub type CompletionConsumer = Consumer<Shared, Completion, 4>;
 /// Daemon: reads the chunks that a client gives back.
