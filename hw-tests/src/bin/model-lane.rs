@@ -80,7 +80,10 @@ fn lane(arguments: &Arguments) -> Result<bool> {
     };
     let work = tempfile::tempdir()?;
     let extra = work.path().join("extra.cpio");
-    std::fs::write(&extra, trust::prepare::archive(&tree, &kernel, &[])?)?;
+    std::fs::write(
+        &extra,
+        trust::prepare::archive(&tree, &kernel, Path::new("hw-tests/bench"), work.path())?,
+    )?;
     let captures = work.path().join("captures");
     std::fs::create_dir(&captures)?;
     let programs = Programs {

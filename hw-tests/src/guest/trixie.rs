@@ -25,7 +25,12 @@ const PACKAGES: [&str; 6] = [
     "librte-ethdev25",
 ];
 /// What is wanted without what it depends on: headers, and the E810's DDP package.
-const ALONE: [&str; 2] = ["libdpdk-dev", "firmware-intel-misc"];
+const ALONE: [&str; 4] = [
+    "libdpdk-dev",
+    "libbsd-dev",
+    "libmd-dev",
+    "firmware-intel-misc",
+];
 /// The DDP package in the tree.
 const DDP: &str = "usr/lib/firmware/intel/ice/ddp/ice.pkg";
 

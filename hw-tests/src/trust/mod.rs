@@ -7,9 +7,16 @@
 use crate::guest::machine::E810;
 use crate::guest_tests::{Driver, Test};
 
+pub mod controls;
+pub mod dpdk;
+pub mod lengths;
 pub mod linux;
 pub mod peer;
 pub mod prepare;
+pub mod protocols;
+pub mod resets;
+pub mod split;
+pub mod steering;
 pub mod tools;
 
 /// A test on the machine with the E810, which nobody drives when it begins or Linux's ice.
@@ -21,12 +28,22 @@ const fn test(name: &'static str, run: fn(&mut crate::inside::Host) -> anyhow::R
 #[must_use]
 pub fn lane() -> Vec<Test> {
     let mut tests = all();
-    tests.truncate(1);
+    tests.truncate(2);
     tests
 }
 
 /// Every test, in the order they run in.
 #[must_use]
 pub fn all() -> Vec<Test> {
-    [linux::TESTS].concat()
+    [
+        linux::TESTS,
+        lengths::TESTS,
+        split::TESTS,
+        steering::TESTS,
+        protocols::TESTS,
+        resets::TESTS,
+        controls::TESTS,
+        dpdk::TESTS,
+    ]
+    .concat()
 }

@@ -1,20 +1,74 @@
 //! What the trust tests have in their guests beside the rest: Linux's ice, the E810's DDP package, ethtool, and a program of DPDK's.
 
 use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use crate::command::run_ok;
 use crate::guest::initramfs::Archive;
 use crate::guest::kernel::{Kernel, add_modules};
 use crate::guest::trixie::{LIBRARIES, Tree};
 
+use super::dpdk::PROGRAM;
 use super::tools::{DDP, ETHTOOL};
 
 /// The kernel's modules.
 const MODULES: [&str; 2] = ["ice", "8021q"];
 
-/// A part of an initramfs with all of it.
-pub fn archive(tree: &Tree, kernel: &Kernel, programs: &[(&str, &Path)]) -> Result<Vec<u8>> {
+/// What DPDK's program is linked with: its drivers and buses register themselves when they are loaded.
+const DPDK: [&str; 11] = [
+    "net_ice",
+    "bus_pci",
+    "mempool_ring",
+    "ethdev",
+    "mbuf",
+    "mempool",
+    "ring",
+    "eal",
+    "log",
+    "net",
+    "kvargs",
+];
+
+/// A part of an initramfs with all of it; `sources` is where `dpdk_split.c` is, `work` a folder to build in.
+pub fn archive(tree: &Tree, kernel: &Kernel, sources: &Path, work: &Path) -> Result<Vec<u8>> {
+    let dpdk = work.join("dpdk_split");
+    build(tree, &sources.join("dpdk_split.c"), &dpdk)?;
+    pack(tree, kernel, &[(PROGRAM, &dpdk)])
+}
+
+/// Compiles DPDK's program against the headers and libraries of the tree.
+fn build(tree: &Tree, source: &Path, program: &Path) -> Result<()> {
+    let libraries = tree.path(LIBRARIES);
+    // The version of DPDK's binary interface, which ends the libraries' names.
+    let link = std::fs::read_link(libraries.join("librte_eal.so"))?;
+    let link = link.to_string_lossy().into_owned();
+    let (_, version) = link
+        .split_once(".so.")
+        .context("librte_eal.so has no version")?;
+    let mut cc = Command::new("gcc");
+    cc.args(["-O2", "-march=corei7", "-Wall", "-Wextra", "-Werror"]);
+    cc.args(["-include", "rte_config.h"]);
+    for folder in [
+        "usr/include/dpdk",
+        "usr/include/x86_64-linux-gnu/dpdk",
+        "usr/include/x86_64-linux-gnu",
+        "usr/include",
+    ] {
+        cc.arg("-isystem").arg(tree.path(folder));
+    }
+    cc.arg(source).arg("-o").arg(program);
+    cc.args(["-Wl,--no-as-needed", "-Wl,--allow-shlib-undefined"]);
+    for library in DPDK {
+        cc.arg(libraries.join(format!("librte_{library}.so.{version}")));
+    }
+    run_ok(&mut cc, Duration::from_secs(60)).context("building dpdk_split.c")?;
+    Ok(())
+}
+
+fn pack(tree: &Tree, kernel: &Kernel, programs: &[(&str, &Path)]) -> Result<Vec<u8>> {
     let mut archive = Archive::new();
     add_modules(&mut archive, kernel, &MODULES)?;
     // Not where the kernel looks for it: tests put it there, or leave ice without.
@@ -25,7 +79,7 @@ pub fn archive(tree: &Tree, kernel: &Kernel, programs: &[(&str, &Path)]) -> Resu
     let mut libraries = tree.needs(&ethtool)?;
     archive.copy(ETHTOOL.trim_start_matches('/'), &ethtool)?;
     for (name, file) in programs {
-        archive.copy(name, file)?;
+        archive.copy(name.trim_start_matches('/'), file)?;
         libraries.extend(tree.needs(file)?);
     }
     libraries.sort();

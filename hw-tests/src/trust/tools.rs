@@ -36,6 +36,19 @@ pub fn ice(host: &Host, mode: Mode) -> Result<()> {
     if bound && there != (mode == Mode::Full) {
         unload()?;
     }
+    firmware(mode)?;
+    modules::load("ice")?;
+    devices::give(&pci, Some("ice"))?;
+    let name = devices::interface(&pci)?;
+    if name != NIC {
+        sh(&format!("ip link set {name} name {NIC}"))?;
+    }
+    Ok(())
+}
+
+/// Puts the DDP package where drivers look for it, or takes it from there.
+pub fn firmware(mode: Mode) -> Result<()> {
+    let there = Path::new(FIRMWARE).exists();
     match mode {
         Mode::Full if !there => {
             let folder = Path::new(FIRMWARE).parent().context("a folder")?;
@@ -44,12 +57,6 @@ pub fn ice(host: &Host, mode: Mode) -> Result<()> {
         }
         Mode::Safe if there => std::fs::remove_file(FIRMWARE)?,
         _ => {}
-    }
-    modules::load("ice")?;
-    devices::give(&pci, Some("ice"))?;
-    let name = devices::interface(&pci)?;
-    if name != NIC {
-        sh(&format!("ip link set {name} name {NIC}"))?;
     }
     Ok(())
 }
