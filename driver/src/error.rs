@@ -88,6 +88,16 @@ pub enum DriverError {
         /// Why, and what to do.
         why: String,
     },
+    /// The NIC's firmware did not do what it was asked.
+    #[error("the firmware of {nic} failed: {what}; {fix}")]
+    Firmware {
+        /// The NIC.
+        nic: String,
+        /// The command, and its answer.
+        what: String,
+        /// What to do.
+        fix: String,
+    },
     /// The memory provider refused.
     #[error(transparent)]
     Provider(#[from] ProviderError),

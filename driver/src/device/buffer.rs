@@ -118,6 +118,14 @@ impl DmaBuffer {
         unsafe { std::slice::from_raw_parts(self.memory.as_ptr().cast(), self.memory.len() / 16) }
     }
 
+    /// All of it as rows of four words, for loops over a ring of descriptors of 32 bytes. Little endian, as the device has them.
+    #[inline]
+    #[must_use]
+    pub fn quads(&self) -> &[[AtomicU64; 4]] {
+        // SAFETY: as in `pairs`.
+        unsafe { std::slice::from_raw_parts(self.memory.as_ptr().cast(), self.memory.len() / 32) }
+    }
+
     #[inline]
     fn word(&self, offset: usize) -> &AtomicU64 {
         assert!(

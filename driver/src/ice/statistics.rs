@@ -1,0 +1,206 @@
+//! Statistics registers. They are not cleared by reading, nor by a reset of the function, so what counts is the difference to the last time; they are looked at every
+//! second, which is soon enough for the narrowest of them (40 bits of bytes last 88 s at 100 Gbit/s).
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use super::regs::statistics as reg;
+use super::shared::Shared;
+use crate::device::{Device, Registers};
+use crate::{NicStatistics, PortLosses};
+
+/// What drops are called.
+const DROPS: [&str; 8] = [
+    "missed",
+    "crc_error",
+    "illegal_byte",
+    "length_error",
+    "undersize",
+    "fragment",
+    "oversize",
+    "jabber",
+];
+
+/// A counter that goes around.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Counter {
+    last: Option<u64>,
+    pub total: u64,
+}
+
+impl Counter {
+    /// Takes in what the register says now. The first time only tells where it begins.
+    pub(super) fn see(&mut self, value: u64, bits: u32) {
+        let Some(last) = self.last.replace(value) else {
+            return;
+        };
+        let new = if value >= last {
+            value - last
+        } else if last >> (bits - 2) == 3 {
+            // It was near its end: it has gone around.
+            (1 << bits) - last + value
+        } else {
+            // A reset of the device has cleared it.
+            value
+        };
+        // What the device says is not checked, so it may be too much even for 64 bits.
+        self.total = self.total.wrapping_add(new);
+    }
+}
+
+/// What the port has counted since the NIC was opened.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Totals {
+    packets: [Counter; 3],
+    bytes: Counter,
+    drops: [Counter; DROPS.len()],
+}
+
+/// What the switch discarded on the way to the queues of one VSI.
+#[derive(Debug)]
+pub(super) struct Discards {
+    vsi: u32,
+    /// The VSI has one queue: what it discarded was that queue's.
+    pub alone: bool,
+    counter: Mutex<(Counter, bool)>,
+}
+
+impl Discards {
+    /// Counts from now on.
+    pub(super) fn begin<R: Registers>(registers: &R, vsi: u16, alone: bool) -> Self {
+        let new = Self {
+            vsi: u32::from(vsi),
+            alone,
+            counter: Mutex::default(),
+        };
+        new.count(registers);
+        new
+    }
+
+    /// How many there have been.
+    pub(super) fn count<R: Registers>(&self, registers: &R) -> u64 {
+        let mut counter = self.counter.lock().unwrap_or_else(PoisonError::into_inner);
+        let (counter, ended) = &mut *counter;
+        // All ones: the device is gone.
+        if !*ended && self.vsi < reg::VSIS {
+            let value = registers.read32(reg::GLV_RDPC.at(self.vsi));
+            if value != u32::MAX {
+                counter.see(u64::from(value), 32);
+            }
+        }
+        counter.total
+    }
+
+    /// The VSI goes: the last look.
+    pub(super) fn end<R: Registers>(&self, registers: &R) {
+        self.count(registers);
+        let mut counter = self.counter.lock().unwrap_or_else(PoisonError::into_inner);
+        counter.1 = true;
+    }
+}
+
+impl<D: Device> Shared<D> {
+    /// Adds up what the registers have counted since the last time.
+    pub(super) fn collect(&self, port: u32) -> Totals {
+        let port = port % reg::PORTS;
+        let narrow = |offset| match self.read(offset) {
+            u32::MAX => None,
+            value => Some(u64::from(value)),
+        };
+        let wide = |offset| {
+            let (low, high) = (self.read(offset), self.read(offset + 4));
+            // All ones: the device is gone. The high half has eight bits.
+            (high <= 0xff).then(|| u64::from(low) | u64::from(high) << 32)
+        };
+        let mut totals = self.totals.lock().unwrap_or_else(PoisonError::into_inner);
+        let see = |counter: &mut Counter, value: Option<u64>, bits| {
+            if let Some(value) = value {
+                counter.see(value, bits);
+            }
+        };
+        let packets = [reg::GLPRT_UPRC, reg::GLPRT_MPRC, reg::GLPRT_BPRC];
+        for (counter, register) in totals.packets.iter_mut().zip(packets) {
+            see(counter, wide(register.at(port)), 40);
+        }
+        see(&mut totals.bytes, wide(reg::GLPRT_GORC.at(port)), 40);
+        let drops = [
+            reg::PRTRPB_RDPC,
+            reg::GLPRT_CRCERRS.at(port),
+            reg::GLPRT_ILLERRC.at(port),
+            reg::GLPRT_RLEC.at(port),
+            reg::GLPRT_RUC.at(port),
+            reg::GLPRT_RFC.at(port),
+            reg::GLPRT_ROC.at(port),
+            reg::GLPRT_RJC.at(port),
+        ];
+        for (counter, register) in totals.drops.iter_mut().zip(drops) {
+            see(counter, narrow(register), 32);
+        }
+        *totals
+    }
+
+    /// Packets that the port's packet buffer had no room for: any queue's.
+    pub(super) fn missed(&self) -> u64 {
+        let totals = self.totals.lock().unwrap_or_else(PoisonError::into_inner);
+        totals.drops[0].total
+    }
+
+    /// What the port lost before it chose a queue, and what VSIs of several queues discarded, by the reasons of drops.
+    pub(super) fn losses(&self, port: u32) -> PortLosses {
+        let totals = self.collect(port);
+        let mut drops = BTreeMap::new();
+        for (name, counter) in DROPS.iter().zip(totals.drops) {
+            let reason = match *name {
+                name @ ("missed" | "oversize") => name,
+                // Shorter than the shortest: some are padded and delivered.
+                "undersize" => continue,
+                _ => "error",
+            };
+            if counter.total > 0 {
+                *drops.entry(reason).or_default() += counter.total;
+            }
+        }
+        let several = self.discards_of_several();
+        if several > 0 {
+            *drops.entry("no_descriptor").or_default() += several;
+        }
+        PortLosses { drops, exact: true }
+    }
+
+    /// The counters as a NIC shows them.
+    pub(super) fn statistics(&self, port: u32) -> NicStatistics {
+        let totals = self.collect(port);
+        let sum = |total: u64, counter: &Counter| total.wrapping_add(counter.total);
+        let drops = DROPS.iter().zip(totals.drops);
+        let mut drops: BTreeMap<String, u64> = drops
+            .map(|(name, counter)| ((*name).to_owned(), counter.total))
+            .collect();
+        drops.insert("discarded".to_owned(), self.all_discards());
+        NicStatistics {
+            packets: totals.packets.iter().fold(0, sum),
+            bytes: totals.bytes.total,
+            drops,
+            exact: true,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_go_around_and_begin_anew() {
+        let mut counter = Counter::default();
+        counter.see(1000, 40);
+        assert_eq!(counter.total, 0, "what was before is not counted");
+        counter.see(1010, 40);
+        assert_eq!(counter.total, 10);
+        counter.see(4, 40);
+        assert_eq!(counter.total, 14, "cleared by a reset");
+        counter.see((1 << 40) - 1, 40);
+        let before = counter.total;
+        counter.see(2, 40);
+        assert_eq!(counter.total - before, 3);
+    }
+}
