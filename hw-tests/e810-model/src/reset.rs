@@ -3,7 +3,7 @@
 //! How drivers wait: DPDK `ice_check_reset`, `ice_pf_reset` in `ice_common.c`. Which register survives which reset is from the "Reset Source" remarks of
 //! `ice_hw_autogen.h`; what a function reset does to the switch is a guess, as both drivers configure all anew.
 
-use crate::adminq::{Locks, Port, Resources};
+use crate::adminq::{Locks, Port};
 use crate::fault::Fault;
 use crate::registers::Registers;
 use crate::regs;
@@ -84,7 +84,7 @@ impl State {
     pub(crate) fn clear_function(&mut self) {
         self.vsis.clear();
         self.switch.clear();
-        self.resources = Resources::default();
+        self.resources.function_cleared();
         self.package_reserves();
         self.clear_filters();
     }
@@ -222,8 +222,8 @@ impl State {
 
     fn carry_out_reset(&mut self, kind: Reset) {
         let (code, shift) = kind.code();
-        self.reset_function();
         self.package_lost();
+        self.reset_function();
         self.switch = Switch::default();
         // The control queues' registers are reset with the firmware only; the firmware does not serve them before the driver sets them up again.
         self.wipe(kind != Reset::Firmware);

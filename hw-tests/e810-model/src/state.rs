@@ -9,7 +9,7 @@ use crate::config::Config;
 use crate::fault::Fault;
 use crate::interrupts;
 use crate::personality::Personality;
-use crate::pipeline::Package;
+use crate::pipeline::{Filters, Package};
 use crate::registers::Registers;
 use crate::regs;
 use crate::reset;
@@ -42,6 +42,10 @@ pub(crate) struct State {
     pub(crate) tree: Tree,
     pub(crate) rate_profiles: u16,
     pub(crate) package: Package,
+    pub(crate) filters: Filters,
+    /// Tables that spread hashes, of the function and a global one.
+    pub(crate) function_table: Vec<u16>,
+    pub(crate) global_table: Vec<u16>,
     pub(crate) rx: BTreeMap<u32, rx::Queue>,
     pub(crate) tx: BTreeMap<u32, tx::Queue>,
     /// Descriptors that a fault holds back.
@@ -78,6 +82,9 @@ impl State {
             tree: Tree::new(),
             rate_profiles: 0,
             package: Package::default(),
+            filters: Filters::default(),
+            function_table: vec![0; 2048],
+            global_table: vec![0; 512],
             rx: BTreeMap::new(),
             tx: BTreeMap::new(),
             late: Vec::new(),
@@ -93,6 +100,7 @@ impl State {
             card,
         };
         state.set_reset_values();
+        state.package_lost();
         state
     }
 

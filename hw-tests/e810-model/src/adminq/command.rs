@@ -33,6 +33,7 @@ pub(crate) enum Code {
     NoSpace = 16,
     NoSystem = 17,
     BadAddress = 20,
+    BadSignature = 25,
 }
 
 /// A command that is not carried out.

@@ -4,10 +4,13 @@
 
 mod caps;
 mod command;
+mod ddp;
 mod generic;
 mod nvm;
 mod port;
+mod recipes;
 mod resources;
+mod rss;
 mod rules;
 mod sched;
 mod txq;
@@ -17,7 +20,7 @@ pub(crate) use command::{Code, Command, Done, Refused, answer, refuse};
 pub(crate) use generic::Locks;
 pub(crate) use nvm::Flash;
 pub(crate) use port::Port;
-pub(crate) use resources::Resources;
+pub(crate) use resources::{FD_PROFILE, FD_TCAM, HASH_PROFILE, HASH_TCAM, Resources};
 
 use std::collections::VecDeque;
 
@@ -68,6 +71,10 @@ fn handler(opcode: u16) -> Option<Handler> {
         0x0211 => vsi::update,
         0x0212 => vsi::get,
         0x0213 => vsi::free,
+        0x0290 => recipes::add,
+        0x0291 => recipes::set_profile,
+        0x0292 => recipes::get,
+        0x0293 => recipes::get_profile,
         0x02a0 => rules::add,
         0x02a1 => rules::update,
         0x02a2 => rules::remove,
@@ -93,8 +100,16 @@ fn handler(opcode: u16) -> Option<Handler> {
         0x0620 => port::set_loopback,
         0x06e9 => port::identify,
         0x0701 => nvm::read,
+        0x0b02 => rss::set_key,
+        0x0b03 => rss::set_table,
+        0x0b04 => rss::get_key,
+        0x0b05 => rss::get_table,
         0x0c30 => txq::add,
         0x0c31 => txq::disable,
+        0x0c40 => ddp::download,
+        0x0c41 => ddp::upload,
+        0x0c42 => ddp::update,
+        0x0c43 => ddp::list,
         _ => return None,
     })
 }

@@ -16,6 +16,7 @@ const SCAN_BOTTOM: u16 = 1 << 12;
 pub(crate) const VSI_LIST: u16 = 0x03;
 pub(crate) const PRUNE_LIST: u16 = 0x04;
 pub(crate) const RECIPE: u16 = 0x05;
+pub(crate) const FD_COUNTERS: u16 = 0x21;
 pub(crate) const FD_PROFILE: u16 = 0x58;
 pub(crate) const FD_TCAM: u16 = 0x59;
 pub(crate) const HASH_PROFILE: u16 = 0x60;
@@ -32,10 +33,10 @@ fn range(kind: u16) -> Option<(u16, u16)> {
         // Large actions.
         0x0a..=0x0c => (1, 511),
         // Flow Director counter blocks and entries.
-        0x21 => (0, 31),
+        FD_COUNTERS => (0, 31),
         0x22 | 0x23 => (0, 0),
         // Profile builders: switch, ACL, Flow Director, hash; each a profile type and a TCAM type.
-        0x48 | 0x50 | FD_PROFILE | HASH_PROFILE => (1, 127),
+        0x48 | 0x50 | FD_PROFILE | HASH_PROFILE => (0, 127),
         0x49 | 0x51 | FD_TCAM | HASH_TCAM => (0, 511),
         _ => return None,
     })
@@ -51,6 +52,12 @@ impl Resources {
     /// The package has its own entries, which nobody gets.
     pub(crate) fn reserve(&mut self, kind: u16, number: u16) {
         self.taken.entry(kind).or_default().insert(number);
+    }
+
+    /// What is left when a function is cleared. Its Flow Director counters stay: Linux's ice goes on with them after a reset of the function, and gives
+    /// them back when it is unloaded.
+    pub(crate) fn function_cleared(&mut self) {
+        self.taken.retain(|kind, _| *kind == FD_COUNTERS);
     }
 
     pub(crate) fn is_taken(&self, kind: u16, number: u16) -> bool {
@@ -160,6 +167,7 @@ impl State {
             VSI_LIST | PRUNE_LIST => {
                 self.switch.lists.remove(&number);
             }
+            RECIPE => self.switch.recipes.remove(number),
             _ => {}
         }
     }

@@ -5,7 +5,9 @@
 use super::resources::{PRUNE_LIST, VSI_LIST};
 use super::{Code, Command, Done, Refused, port, refuse};
 use crate::bytes;
+use crate::frame::Frame;
 use crate::state::State;
+use crate::switch::recipe::{Extracted, is_fixed};
 use crate::switch::{Action, Direction, Rule, recipe};
 
 /// Bytes of a lookup rule before its header data; of a list and a large action before their entries.
@@ -118,8 +120,9 @@ fn lookup(state: &State, command: &Command, element: &Element) -> Result<Rule, R
     } else {
         Direction::Transmit
     };
-    let rule = Rule {
+    let mut rule = Rule {
         direction,
+        extracted: Extracted::default(),
         recipe: bytes::u16_at(buffer, at + 4),
         source: bytes::u16_at(buffer, at + 6),
         action: Action::from_bits(bytes::u32_at(buffer, at + 8)),
@@ -147,6 +150,9 @@ fn lookup(state: &State, command: &Command, element: &Element) -> Result<Rule, R
                 rule.header.len()
             ),
         );
+    }
+    if !is_fixed(rule.recipe) {
+        rule.extracted = state.extract(&Frame::parse(&rule.header), rule.direction);
     }
     Ok(rule)
 }

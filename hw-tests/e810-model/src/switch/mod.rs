@@ -96,6 +96,8 @@ pub(crate) struct Rule {
     pub(crate) raw_action: u32,
     /// What is looked up: a packet's beginning, of which the recipe takes its fields.
     pub(crate) header: Vec<u8>,
+    /// Of the header, for recipes that drivers added.
+    pub(crate) extracted: recipe::Extracted,
 }
 
 /// Where a received frame goes.
@@ -206,13 +208,21 @@ impl Switch {
                 if recipe::is_fixed(rule.recipe) {
                     fixed::matches(rule, frame)
                 } else {
-                    self.recipes.matches(rule, words)
+                    self.recipes.matches(rule.recipe, &rule.extracted, words)
                 }
             })
             .collect();
-        // The default VSI takes what nothing else takes.
-        let others = hits.iter().any(|rule| rule.recipe != recipe::DEFAULT);
-        if others {
+        let added = |rule: &&Rule| !recipe::is_fixed(rule.recipe);
+        if hits.iter().any(added) {
+            // Of the recipes that drivers added, the one with the highest forwarding priority decides.
+            let highest = hits
+                .iter()
+                .filter(|rule| added(rule))
+                .map(|rule| self.recipes.priority(rule.recipe))
+                .max();
+            hits.retain(|rule| added(rule) && Some(self.recipes.priority(rule.recipe)) == highest);
+        } else if hits.iter().any(|rule| rule.recipe != recipe::DEFAULT) {
+            // The default VSI takes what nothing else takes.
             hits.retain(|rule| rule.recipe != recipe::DEFAULT);
         }
         for rule in hits {
