@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::peer::{FAR, IPV4, Peer};
+use super::peer::{IPV4, Peer, near};
+use super::protocols::streams;
+use super::resets;
 use super::test;
 use super::tools::{Mode, NIC, carrier, dma_faults, ethtool, log_lines, nothing_refused, unload};
 use crate::command::sh;
@@ -17,6 +19,7 @@ use crate::inside::Host;
 pub const TESTS: &[Test] = &[
     test("the_guest_finds_the_e810", enumerates),
     test("linux_ice_in_safe_mode_is_reachable", safe),
+    test("linux_ice_in_safe_mode_carries_bytes", safe_bytes),
     test("linux_ice_takes_its_package_and_is_reachable", full),
     test("linux_ice_carries_datagrams_of_every_size", sizes),
     test("linux_ice_comes_again_after_it_was_unloaded", again),
@@ -63,12 +66,11 @@ fn logged(mode: Mode) -> Result<()> {
         Mode::Safe => "Entering Safe Mode",
         Mode::Full => "The DDP package was successfully loaded",
     };
+    let said = log_lines("ice 0000")?;
+    let package = said.iter().rfind(|line| line.contains("DDP"));
     ensure!(
-        log_lines("ice 0000")?
-            .iter()
-            .any(|line| line.contains(wanted)),
-        "ice did not say {wanted:?}: {:#?}",
-        log_lines("ice")?
+        package.is_some_and(|line| line.contains(wanted)),
+        "ice did not say {wanted:?}: {said:#?}"
     );
     Ok(())
 }
@@ -78,8 +80,26 @@ fn safe(host: &mut Host) -> Result<()> {
     logged(Mode::Safe)?;
     reachable(host)?;
     ensure!(dma_faults()? == 0, "{:?}", log_lines("DMAR")?);
-    unload()?;
     nothing_refused(host)
+}
+
+fn safe_bytes(host: &mut Host) -> Result<()> {
+    let peer = Peer::with_ice(host, Mode::Safe)?;
+    reachable(host)?;
+    everything(&peer)?;
+    link_goes_and_comes(host)?;
+    resets::twice(host, &peer)?;
+    let (near, far) = sockets(&peer)?;
+    exact(&near, &far, ordinary().step_by(5))?;
+    unload()?;
+    near_again(host)?;
+    nothing_refused(host)
+}
+
+/// It comes once more after it was unloaded.
+fn near_again(host: &mut Host) -> Result<()> {
+    near(host, Mode::Safe)?;
+    reachable(host)
 }
 
 fn full(host: &mut Host) -> Result<()> {
@@ -147,10 +167,11 @@ pub(super) fn ordinary() -> impl Iterator<Item = usize> {
     (1..=80).chain((81..1400).step_by(13)).chain(1400..=1472)
 }
 
-fn sizes(host: &mut Host) -> Result<()> {
-    let peer = Peer::with_ice(host, Mode::Full)?;
-    let (near, far) = sockets(&peer)?;
+/// Bytes both ways: datagrams of every size at both MTUs, and TCP.
+fn everything(peer: &Peer) -> Result<()> {
+    let (near, far) = sockets(peer)?;
     exact(&near, &far, ordinary())?;
+    streams(peer)?;
     sh(&format!("ip link set {NIC} mtu 9000"))?;
     carrier(NIC, true)?;
     let jumbo = (1..=8900)
@@ -160,8 +181,16 @@ fn sizes(host: &mut Host) -> Result<()> {
         .chain(8880..=8972);
     let done = exact(&near, &far, jumbo);
     sh(&format!("ip link set {NIC} mtu 1500"))?;
+    carrier(NIC, true)?;
     done?;
     ensure!(dma_faults()? == 0, "{:?}", log_lines("DMAR")?);
+    Ok(())
+}
+
+fn sizes(host: &mut Host) -> Result<()> {
+    let peer = Peer::with_ice(host, Mode::Full)?;
+    reachable(host)?;
+    everything(&peer)?;
     nothing_refused(host)
 }
 
@@ -174,9 +203,8 @@ fn again(host: &mut Host) -> Result<()> {
     nothing_refused(host)
 }
 
-fn link(host: &mut Host) -> Result<()> {
-    let _peer = Peer::with_ice(host, Mode::Full)?;
-    reachable(host)?;
+/// The cable is pulled and plugged in again, twice.
+fn link_goes_and_comes(host: &mut Host) -> Result<()> {
     for _ in 0..2 {
         host.set_link(NIC, false)?;
         carrier(NIC, false)?;
@@ -184,6 +212,12 @@ fn link(host: &mut Host) -> Result<()> {
         carrier(NIC, true)?;
         reachable(host)?;
     }
-    let _ = FAR;
+    Ok(())
+}
+
+fn link(host: &mut Host) -> Result<()> {
+    let _peer = Peer::with_ice(host, Mode::Full)?;
+    reachable(host)?;
+    link_goes_and_comes(host)?;
     nothing_refused(host)
 }

@@ -18,6 +18,15 @@ pub const IPV4: [&str; 2] = ["10.8.0.1", "10.8.0.2"];
 /// The same, IPv6.
 pub const IPV6: [&str; 2] = ["fd08::1", "fd08::2"];
 
+/// Has Linux's ice drive the card in this mode, with its interface up and ready.
+pub fn near(host: &Host, mode: Mode) -> Result<()> {
+    ice(host, mode)?;
+    sh(&format!("ip addr flush dev {NIC}"))?;
+    sh(&format!("ip addr add {}/24 dev {NIC}", IPV4[0]))?;
+    sh(&format!("ip link set {NIC} up"))?;
+    carrier(NIC, true)
+}
+
 type Job = Box<dyn FnOnce() + Send>;
 
 /// The namespace, for as long as the process lives; then the NIC comes back by itself.
@@ -30,11 +39,7 @@ impl Peer {
     /// Linux's ice in this mode, the other end in its namespace, both up with addresses, and the cable plugged in.
     pub fn with_ice(host: &mut Host, mode: Mode) -> Result<Self> {
         let peer = Self::new()?;
-        ice(host, mode)?;
-        sh(&format!("ip addr flush dev {NIC}"))?;
-        sh(&format!("ip addr add {}/24 dev {NIC}", IPV4[0]))?;
-        sh(&format!("ip link set {NIC} up"))?;
-        carrier(NIC, true)?;
+        near(host, mode)?;
         Ok(peer)
     }
 

@@ -10,14 +10,13 @@ use super::linux::{exact, ordinary, reachable};
 use super::peer::{FAR, IPV4, IPV6, Peer};
 use super::split;
 use super::test;
-use super::tools::{Mode, NIC, Probe, dma_faults, log_lines, nothing_refused};
+use super::tools::{Mode, NIC, Probe, nothing_refused};
 use crate::command::sh;
 use crate::guest_tests::Test;
 use crate::inside::{Host, modules};
 
 /// The tests of this file.
 pub const TESTS: &[Test] = &[
-    test("linux_ice_carries_tcp_both_ways", tcp),
     test("linux_ice_carries_tcp_with_its_headers_split", tcp_split),
     test("linux_ice_carries_ipv6", ipv6),
     test("linux_ice_carries_vlan_tags", vlan),
@@ -70,15 +69,6 @@ pub(super) fn streams(peer: &Peer) -> Result<()> {
     read_stream(&near, 0xff)?;
     sender.join().ok().context("the sender panicked")??;
     far.join().ok().context("the other end panicked")?
-}
-
-fn tcp(host: &mut Host) -> Result<()> {
-    let peer = Peer::with_ice(host, Mode::Full)?;
-    split::switch(false)?;
-    reachable(host)?;
-    streams(&peer)?;
-    ensure!(dma_faults()? == 0, "{:?}", log_lines("DMAR")?);
-    nothing_refused(host)
 }
 
 fn tcp_split(host: &mut Host) -> Result<()> {

@@ -75,10 +75,9 @@ impl Drop for Traffic {
     }
 }
 
-fn under_traffic(host: &mut Host) -> Result<()> {
-    let peer = Peer::with_ice(host, Mode::Full)?;
-    reachable(host)?;
-    let traffic = Traffic::start(&peer)?;
+/// The bus resets the function twice while datagrams come and go, which go on after it.
+pub(super) fn twice(host: &Host, peer: &Peer) -> Result<()> {
+    let traffic = Traffic::start(peer)?;
     traffic.goes_on()?;
     let file = Path::new("/sys/bus/pci/devices")
         .join(host.pci(NIC)?)
@@ -88,7 +87,13 @@ fn under_traffic(host: &mut Host) -> Result<()> {
         carrier(NIC, true)?;
         traffic.goes_on()?;
     }
-    drop(traffic);
+    Ok(())
+}
+
+fn under_traffic(host: &mut Host) -> Result<()> {
+    let peer = Peer::with_ice(host, Mode::Full)?;
+    reachable(host)?;
+    twice(host, &peer)?;
     let (near, far) = sockets(&peer)?;
     exact(&near, &far, ordinary().step_by(5))?;
     steering::spreads(&peer)?;
