@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::FlowRule;
+use super::everyday::{Everyday, LOOK};
 use crate::chunk::NO_FLOW;
 use crate::packet::PacketKey;
 
@@ -15,14 +16,22 @@ pub type Rules = Vec<(u16, FlowRule)>;
 pub(crate) struct RuleBoard {
     version: AtomicU32,
     /// What the queue shall take next; or what it gave back, which the next `set` frees.
-    slot: Mutex<Rules>,
+    slot: Mutex<Set>,
+}
+
+/// The rules, as they are and as they apply to everyday packets.
+#[derive(Debug, Default)]
+struct Set {
+    rules: Rules,
+    everyday: Everyday,
 }
 
 impl RuleBoard {
     /// From its next poll on the queue goes by `rules`.
     pub(crate) fn set(&self, rules: Rules) {
+        let everyday = Everyday::new(&rules);
         let mut slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
-        *slot = rules;
+        *slot = Set { rules, everyday };
         // Under the lock: a version and what is in the slot belong together, or the queue would swap twice and end with what it had.
         if !devrx_sabotage::removed("rules-version-under-lock") {
             self.version.fetch_add(1, Ordering::Release);
@@ -40,7 +49,7 @@ impl RuleBoard {
 pub(crate) struct Classifier {
     board: Arc<RuleBoard>,
     seen: u32,
-    rules: Rules,
+    set: Set,
 }
 
 impl Classifier {
@@ -50,7 +59,7 @@ impl Classifier {
         let mut new = Self {
             board,
             seen,
-            rules: Rules::new(),
+            set: Set::default(),
         };
         new.look();
         new
@@ -64,7 +73,7 @@ impl Classifier {
         if version != self.seen
             && let Ok(mut slot) = self.board.slot.try_lock()
         {
-            std::mem::swap(&mut *slot, &mut self.rules);
+            std::mem::swap(&mut *slot, &mut self.set);
             self.seen = self.board.version.load(Ordering::Acquire);
         }
     }
@@ -73,20 +82,21 @@ impl Classifier {
     /// it. What a rule brought that is gone may still be on its way.
     #[inline]
     pub(crate) fn needs_key(&self) -> bool {
-        self.rules.len() > 1 || self.seen > 1
+        self.set.rules.len() > 1 || self.seen > 1
     }
 
     /// The rule for any packet, where [`needs_key`](Self::needs_key) is false.
     #[inline]
     pub(crate) fn only(&self) -> u16 {
-        self.rules.first().map_or(NO_FLOW, |(id, _)| *id)
+        self.set.rules.first().map_or(NO_FLOW, |(id, _)| *id)
     }
 
     /// The rule that takes every packet before any other is asked, if there is one. For a NIC that filters nothing itself: there the
     /// headers decide even where the rule is the only one.
     #[inline]
     pub(crate) fn takes_all(&self) -> Option<u16> {
-        self.rules
+        self.set
+            .rules
             .first()
             .filter(|(_, rule)| rule.is_any())
             .map(|(id, _)| *id)
@@ -95,15 +105,22 @@ impl Classifier {
     /// The first rule that takes a packet of which nothing is known; [`NO_FLOW`] if none.
     #[inline]
     pub(crate) fn any(&self) -> u16 {
-        let any = self.rules.iter().find(|(_, rule)| rule.is_any());
+        let any = self.set.rules.iter().find(|(_, rule)| rule.is_any());
         any.map_or(NO_FLOW, |(id, _)| *id)
     }
 
     /// The first rule that takes a packet with these headers, whatever brought it; [`NO_FLOW`] if none.
     #[inline]
     pub(crate) fn find(&self, key: &PacketKey) -> u16 {
-        let rule = self.rules.iter().find(|(_, rule)| rule.matches(key));
+        let rule = self.set.rules.iter().find(|(_, rule)| rule.matches(key));
         rule.map_or(NO_FLOW, |(id, _)| *id)
+    }
+
+    /// The same for a packet whose header has [`HEADER`](super::everyday::HEADER) bytes and begins `look`; `None` where that does not tell, and the headers are to be
+    /// walked.
+    #[inline(always)]
+    pub(crate) fn find_everyday(&self, look: &[u8; LOOK]) -> Option<u16> {
+        self.set.everyday.find(look)
     }
 
     /// The first rule that takes a packet with these headers.
@@ -112,10 +129,7 @@ impl Classifier {
         if !self.needs_key() {
             return self.only();
         }
-        self.rules
-            .iter()
-            .find(|(_, rule)| rule.matches(key))
-            .map_or(NO_FLOW, |(id, _)| *id)
+        self.find(key)
     }
 }
 

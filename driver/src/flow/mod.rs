@@ -21,6 +21,7 @@
 //! writes reads back as the same rule; `ether-type=0x0800` is written `ip`, for it is the same.
 
 mod classify;
+mod everyday;
 mod range;
 #[cfg(test)]
 mod tests;
@@ -28,6 +29,7 @@ mod text;
 
 pub use classify::Rules;
 pub(crate) use classify::{Classifier, RuleBoard};
+pub(crate) use everyday::{HEADER as EVERYDAY_HEADER, LOOK as EVERYDAY_LOOK};
 pub use range::{PortRange, Prefix};
 pub use text::FlowError;
 

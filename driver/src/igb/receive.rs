@@ -28,7 +28,7 @@ use super::descriptor::{Info, Status};
 use super::quads::Quads;
 use super::ring::Ring;
 use crate::chunk::{NO_FLOW, RxChunk, RxFlags};
-use crate::flow::{Classifier, RuleBoard};
+use crate::flow::{Classifier, EVERYDAY_HEADER, EVERYDAY_LOOK, RuleBoard};
 #[cfg(target_arch = "x86_64")]
 use crate::lanes::Avx2;
 use crate::packet::{MAX_HEADERS, parse};
@@ -138,11 +138,8 @@ impl Receive {
         let takes_all = self.classifier.takes_all();
         // Ends: nothing is posted meanwhile, and every turn takes a descriptor out or is the last.
         loop {
-            if let Some(flow) = takes_all
-                && self.partial.is_empty()
-                && !self.discard
-            {
-                self.plain(flow, now, out);
+            if self.partial.is_empty() && !self.discard {
+                self.plain(takes_all, now, out);
             }
             let Some(status) = self.ring.done() else {
                 break;
@@ -156,19 +153,18 @@ impl Receive {
         before - out.room()
     }
 
-    /// Nearly every packet: one chunk, header split off, no error, no rule to look up. As many as there are in a row.
+    /// Nearly every packet: one chunk, header split off, no error; and a rule that takes all, or a header of everyday shape. As many as there are in a row.
     #[inline(always)]
-    fn plain<S: RxSink>(&mut self, flow: u16, now: u64, out: &mut S) {
-        match (self.split, self.strip_vlan) {
-            (Split::No, _) => {}
-            (_, false) => {
-                self.plain_quads(0, flow, now, out);
-                self.plain_row::<0>(flow, now, out);
+    fn plain(&mut self, takes_all: Option<u16>, now: u64, out: &mut impl RxSink) {
+        let tagged = if self.strip_vlan { Status::VP } else { 0 };
+        match takes_all {
+            _ if self.split == Split::No => {}
+            Some(flow) => {
+                #[cfg(target_arch = "x86_64")]
+                self.plain_quads(tagged, flow, now, out);
+                self.plain_row(tagged, |_, _, _| Some(flow), now, out);
             }
-            (_, true) => {
-                self.plain_quads(Status::VP, flow, now, out);
-                self.plain_row::<{ Status::VP }>(flow, now, out);
-            }
+            None => self.plain_row(tagged, everyday_flow, now, out),
         }
     }
 
@@ -201,10 +197,18 @@ impl Receive {
         self.counts.bytes += bytes;
     }
 
-    /// [`plain`](Self::plain), where `TAGGED` is the bit that says of a packet that its tag was taken out, if that is done at all.
+    /// [`plain`](Self::plain), where `tagged` is the bit that says of a packet that its tag was taken out, if that is done at all; and `flow_of` says which rule takes
+    /// a packet, if it can.
     #[inline(always)]
-    fn plain_row<const TAGGED: u64>(&mut self, flow: u16, now: u64, out: &mut impl RxSink) {
+    fn plain_row(
+        &mut self,
+        tagged: u64,
+        flow_of: impl Fn(&Classifier, &HeaderSlots, (u32, u16)) -> Option<u16>,
+        now: u64,
+        out: &mut impl RxSink,
+    ) {
         let (slot_size, chunk_size) = (u32::from(self.slot_size), self.chunk_size);
+        let (classifier, headers) = (&self.classifier, &self.headers);
         let row = self.ring.row(out.room());
         let Row {
             packets,
@@ -223,15 +227,17 @@ impl Receive {
             {
                 return None;
             }
+            // Not above the slot's size.
+            let header_length = header as u16;
+            let flow = flow_of(classifier, headers, (chunk, header_length))?;
             Some(RxChunk {
                 chunk: ChunkIndex(chunk),
                 offset: 0,
                 length,
-                // Not above the slot's size.
                 header_length: header as u16,
                 vlan: status.vlan(),
                 rss_hash: info.hash(),
-                flags: plain_flags(info.hash_type(), status.0 & (Status::L4CS | TAGGED)),
+                flags: plain_flags(info.hash_type(), status.0 & (Status::L4CS | tagged)),
                 flow,
                 timestamp: now,
             })
@@ -496,6 +502,23 @@ impl Receive {
             pool.recycle(ChunkIndex(chunk));
         }
     }
+}
+
+/// The rule that takes a packet with a header of everyday shape, by its slot. `None` if none does, too: such packets are counted where the headers are walked.
+#[inline(always)]
+fn everyday_flow(
+    classifier: &Classifier,
+    headers: &HeaderSlots,
+    (chunk, header): (u32, u16),
+) -> Option<u16> {
+    let mut look = [0; EVERYDAY_LOOK];
+    let seen = usize::from(header) == EVERYDAY_HEADER
+        && headers.slot_size as usize >= EVERYDAY_LOOK
+        && headers
+            .memory
+            .copy_out(headers.offset_of(ChunkIndex(chunk))?, &mut look);
+    let flow = seen.then(|| classifier.find_everyday(&look)).flatten()?;
+    (flow != NO_FLOW).then_some(flow)
 }
 
 /// The flags of a plain packet, by what was hashed (four bits) and of the status whether the checksum was checked and whether a tag was taken out.
