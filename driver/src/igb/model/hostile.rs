@@ -131,7 +131,9 @@ impl Held {
 
     fn refill(&mut self, model: &IgbModel) {
         let before = model.tail(self.index);
-        let posted = self.queue.refill(&mut self.pool) as u32;
+        self.queue.refill(&mut self.pool);
+        // All that was posted since the device heard last.
+        let posted = model.tail(self.index).wrapping_sub(before) % self.config.ring;
         assert!(self.queue.posted() <= self.queue.capacity());
         let size = self.config.provider.region().chunk_size();
         // A device that is gone hears of nothing.
@@ -146,6 +148,27 @@ impl Held {
             let chunk = self.out.swap_remove(at);
             self.pool.recycle(ChunkIndex(chunk));
         }
+    }
+
+    /// What was handed out goes to a client, which returns it, some of it twice: straight to the queue if that has room for it.
+    fn give_back(&mut self, keep: u8, twice: u32, model: &IgbModel) {
+        let mut entries: Vec<(u32, u16)> = Vec::new();
+        while self.out.len() > usize::from(keep)
+            && let Some(chunk) = self.out.pop()
+        {
+            entries.push((chunk, self.pool.deliver(ChunkIndex(chunk))));
+        }
+        let honest = entries.len();
+        entries.extend_from_within(..honest.min(twice as usize % 4));
+        let before = self.queue.posted();
+        if self.queue.post(self.pool.returns(entries.iter().copied())) {
+            assert_eq!(self.queue.posted() - before, honest as u32);
+            self.refill(model);
+        } else {
+            assert!(entries.len() as u32 > self.queue.room());
+            assert_eq!(self.pool.take_back_batch(entries), honest as u32);
+        }
+        assert_eq!(self.pool.counts().with_client, 0);
     }
 
     /// The end, as the daemon does it: everything comes back.
@@ -300,15 +323,20 @@ fn step(
                 | u64::from(info >> 7) << 31;
             let start = bytes.below(ring);
             for more in 0..=u32::from(step % 12) {
-                let last = more == u32::from(step % 12);
+                // One packet of several descriptors, or a row of packets.
+                let last = info & 0x40 != 0 || more == u32::from(step % 12);
                 let status = if last { status | 3 } else { (status | 1) & !2 };
                 model.scribble(held.index, (start + more) % ring, [word, status]);
             }
         }
         10..=11 => {
-            let count = bytes.byte() % 16;
-            for _ in 0..count {
-                held.recycle(bytes.below(64));
+            let how = bytes.byte();
+            if how & 0x10 != 0 {
+                held.give_back(how >> 5, bytes.below(64), model);
+            } else {
+                for _ in 0..how % 16 {
+                    held.recycle(bytes.below(64));
+                }
             }
         }
         12 => {
