@@ -16,6 +16,7 @@ mod checksum;
 mod config;
 mod fault;
 mod frame;
+mod image;
 mod interrupts;
 mod personality;
 mod pipeline;
@@ -41,6 +42,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub use bus::{Dma, Interrupts, Ram, Unmapped};
 pub use config::{BAR0_LEN, BAR3_LEN, CONFIG_SPACE, MSIX_PBA};
 pub use fault::{Fault, UnknownFault};
+pub use image::small_package;
 pub use personality::Personality;
 pub use reset::Reset;
 

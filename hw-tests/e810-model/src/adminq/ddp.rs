@@ -27,8 +27,9 @@ pub(super) fn download(state: &mut State, command: &mut Command) -> Done {
             "the global configuration lock (0x0008, resource 4) is not held",
         );
     }
+    let last = command.p8(0) & LAST != 0;
     take(state, command, false)?;
-    if command.p8(0) & LAST != 0 {
+    if last {
         state.package.activate();
         state.package_reserves();
     }

@@ -1,7 +1,10 @@
 //! A small driver, which goes through the registers and memory as any driver does, and what it sees.
 
 mod basics;
+mod hostile;
+mod pipeline;
 mod receive;
+mod transmit;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -118,8 +121,8 @@ impl Driver {
         bytes
     }
 
-    /// Sends a command; with a buffer that is input, `input` is true.
-    fn send(&mut self, opcode: u16, params: [u8; 16], buffer: &[u8], input: bool) -> Answer {
+    /// Posts a command; with a buffer that is input, `input` is true. Returns where its descriptor is.
+    fn post_command(&mut self, opcode: u16, params: [u8; 16], buffer: &[u8], input: bool) -> u64 {
         let mut descriptor = [0; 32];
         let mut flags = 0x2000_u16;
         if !buffer.is_empty() {
@@ -140,6 +143,12 @@ impl Driver {
         self.put(at, &descriptor);
         self.next = (self.next + 1) % ENTRIES;
         self.card.write32(0x8_0400, self.next);
+        at
+    }
+
+    /// Sends a command that must come back.
+    fn send(&mut self, opcode: u16, params: [u8; 16], buffer: &[u8], input: bool) -> Answer {
+        let at = self.post_command(opcode, params, buffer, input);
         assert_eq!(self.card.read32(0x8_0300), self.next, "the head follows");
         let done = self.get(at, 32);
         assert_eq!(done[0] & 3, 3, "DD and CMP");

@@ -1,0 +1,358 @@
+//! The package, hashes, Flow Director and switch recipes, with the model's own package.
+
+use super::*;
+use crate::{Fault, Reset, small_package};
+
+const MAC: [u8; 6] = [2, 0, 0, 0, 0, 7];
+
+/// Buffers of the configuration segment.
+fn buffers() -> Vec<Vec<u8>> {
+    let package = small_package();
+    let segment = u32::from_le_bytes(package[12..16].try_into().unwrap()) as usize;
+    let table = segment + 44 + 8;
+    let count = u32::from_le_bytes(package[table..table + 4].try_into().unwrap()) as usize;
+    package[table + 4..]
+        .chunks(4096)
+        .take(count)
+        .map(<[u8]>::to_vec)
+        .collect()
+}
+
+impl Driver {
+    fn lock(&mut self, resource: u8) -> u16 {
+        let mut params = [0; 16];
+        params[0] = resource;
+        params[2] = 2;
+        let answer = self.done(0x0008, params, &[]);
+        u16::from_le_bytes([answer.params[12], answer.params[13]])
+    }
+
+    fn unlock(&mut self, resource: u8) {
+        let mut params = [0; 16];
+        params[0] = resource;
+        self.done(0x0009, params, &[]);
+    }
+
+    fn download(&mut self) {
+        assert_eq!(self.lock(4), 0);
+        let buffers = buffers();
+        for (i, buffer) in buffers.iter().enumerate() {
+            let mut params = [0; 16];
+            params[0] = u8::from(i + 1 == buffers.len());
+            self.done(0x0c40, params, buffer);
+        }
+        self.unlock(4);
+    }
+
+    /// A resource of a type.
+    fn resource(&mut self, kind: u16) -> u16 {
+        let mut params = [0; 16];
+        params[0] = 1;
+        let mut buffer = kind.to_le_bytes().to_vec();
+        buffer.extend([1, 0, 0, 0]);
+        let answer = self.done(0x0208, params, &buffer);
+        u16::from_le_bytes([answer.buffer[4], answer.buffer[5]])
+    }
+
+    /// Sections of an update.
+    fn update(&mut self, sections: &[(u32, Vec<u8>)]) {
+        let mut buffer = vec![0; 4096];
+        buffer[0] = sections.len() as u8;
+        let mut at = 4 + sections.len() * 8;
+        at = at.max(12);
+        for (i, (kind, data)) in sections.iter().enumerate() {
+            let entry = 4 + i * 8;
+            buffer[entry..entry + 4].copy_from_slice(&kind.to_le_bytes());
+            buffer[entry + 4..entry + 6].copy_from_slice(&(at as u16).to_le_bytes());
+            buffer[entry + 6..entry + 8].copy_from_slice(&(data.len() as u16).to_le_bytes());
+            buffer[at..at + data.len()].copy_from_slice(data);
+            at += data.len();
+        }
+        buffer[2..4].copy_from_slice(&(at as u16).to_le_bytes());
+        self.lock(3);
+        self.done(0x0c42, [0; 16], &buffer);
+        self.unlock(3);
+    }
+
+    /// A profile for IPv4 UDP of a VSI: addresses and ports, from the vector's end on.
+    fn profile(&mut self, block: u32, profile: u8, entry: u16, vsi: u16) {
+        let mut vector = vec![1, 0, profile, 0];
+        for i in 0..24 {
+            let logical = 23 - i;
+            let word = [(32, 12), (32, 14), (32, 16), (32, 18), (53, 0), (53, 2)].get(logical);
+            let (protocol, offset) = word.copied().unwrap_or((0xff_u8, 0x1ff_u16));
+            vector.push(protocol);
+            vector.extend(offset.to_le_bytes());
+            vector.push(0);
+        }
+        let mut tcam = vec![1, 0];
+        tcam.extend(entry.to_le_bytes());
+        let mut key = [0xff; 10];
+        for (i, value) in [(2, 2), (3, 1), (4, 0)] {
+            key[i] = !value;
+            key[5 + i] = value;
+        }
+        tcam.extend(key);
+        tcam.push(profile);
+        let mut group = vec![1, 0];
+        group.extend(vsi.to_le_bytes());
+        group.extend([1, 0]);
+        self.update(&[(block + 6, vector), (block + 4, tcam), (block + 3, group)]);
+    }
+}
+
+/// A driver with a package and a VSI of four queues, all running.
+fn ready() -> (Driver, u16) {
+    let mut driver = Driver::new(Personality::default());
+    driver.download();
+    let vsi = driver.add_vsi(0, 4);
+    driver.add_mac(vsi, MAC);
+    for queue in 0..4 {
+        assert!(driver.start(queue, Setup::default()));
+    }
+    (driver, vsi)
+}
+
+/// The queues that have received something.
+fn received(driver: &Driver) -> Vec<u64> {
+    (0..4)
+        .filter(|queue| driver.descriptor(*queue, 0)[8] & 1 != 0)
+        .collect()
+}
+
+#[test]
+fn a_package_is_taken_once_and_lost_with_the_core() {
+    let mut driver = Driver::new(Personality::default());
+    assert_eq!(driver.send(0x0c43, [0; 16], &[1; 64], false).buffer[0], 0);
+    // Not without the lock.
+    assert_eq!(driver.send(0x0c40, [0; 16], &buffers()[0], true).code, 10);
+    driver.download();
+    let list = driver.send(0x0c43, [0; 16], &[0; 64], false).buffer;
+    assert_eq!(list[..8], [1, 0, 0, 0, 1, 3, 0, 0]);
+    assert_eq!(&list[8..30], b"ICE OS Default Package");
+    assert_eq!(list[4 + 37], 1);
+    assert_eq!(driver.lock(4), 2, "done by somebody");
+    driver.card.start_reset(Reset::Global);
+    while driver.card.read32(0xb_8188) & 3 != 0 {}
+    driver.admin();
+    assert_eq!(driver.send(0x0c43, [0; 16], &[0; 64], false).buffer[0], 0);
+}
+
+#[test]
+fn a_broken_package_is_refused() {
+    let mut driver = Driver::new(Personality::default());
+    driver.lock(4);
+    for broken in [vec![0; 4096], vec![0xff; 4096], {
+        let mut buffer = buffers()[1].clone();
+        buffer[13] = 0xff;
+        buffer
+    }] {
+        assert_eq!(driver.send(0x0c40, [0; 16], &broken, true).code, 14);
+    }
+    let mut none = Driver::new(Personality {
+        ddp: false,
+        ..Personality::default()
+    });
+    none.lock(4);
+    assert_eq!(none.send(0x0c40, [0; 16], &buffers()[0], true).code, 25);
+}
+
+#[test]
+fn with_a_package_packets_are_split() {
+    let (driver, _) = ready();
+    assert!(driver.card.receive(&udp(MAC, (1, 2), &[0; 64])));
+    let descriptor = driver.descriptor(0, 0);
+    assert_eq!(
+        u16::from_le_bytes([descriptor[6], descriptor[7]]),
+        42 | 1 << 11
+    );
+    // No profile hashes yet.
+    assert_eq!(descriptor[9] & 0x10, 0);
+}
+
+#[test]
+fn a_hash_profile_spreads_over_the_table() {
+    let (mut driver, vsi) = ready();
+    let profile = driver.resource(0x60);
+    let entry = driver.resource(0x61);
+    assert_ne!(profile, 1, "the package's own");
+    driver.profile(40, profile as u8, entry, vsi);
+    let mut params = [0; 16];
+    params[..2].copy_from_slice(&(vsi | 1 << 15).to_le_bytes());
+    let key: Vec<u8> = (0..52_u16).map(|i| (i * 7 + 3) as u8).collect();
+    driver.done(0x0b02, params, &key);
+    let table: Vec<u8> = (0..64).map(|i| i % 4).collect();
+    driver.done(0x0b03, params, &table);
+    for port in 0..20 {
+        assert!(driver.card.receive(&udp(MAC, (1000 + port, 9), &[0; 64])));
+    }
+    assert_eq!(received(&driver), [0, 1, 2, 3]);
+    let descriptor = driver.descriptor(2, 0);
+    assert_eq!(descriptor[9] & 0x10, 0x10, "RSS valid");
+    let hash = u32::from_le_bytes(descriptor[12..16].try_into().unwrap());
+    assert_eq!(hash % 4, 2);
+    let key = <[u8; 52]>::try_from(key).unwrap();
+    let port = u16::from_be_bytes(driver.header(2, 0, 42)[34..36].try_into().unwrap());
+    let mut data = vec![10, 0, 0, 1, 10, 0, 0, 2];
+    data.extend(port.to_be_bytes());
+    data.extend([0, 9]);
+    let mut expected = 0_u32;
+    for bit in 0..96 {
+        if data[bit / 8] >> (7 - bit % 8) & 1 != 0 {
+            let word = (0..32).fold(0_u32, |word, i| {
+                let at = bit + i;
+                word << 1 | u32::from(key[at / 8] >> (7 - at % 8) & 1)
+            });
+            expected ^= word;
+        }
+    }
+    assert_eq!(hash, expected);
+}
+
+/// A filter descriptor and a dummy packet through transmit queue 8 of a VSI that may program filters.
+fn program(driver: &mut Driver, low: u64, high: u64, packet: &[u8]) {
+    const RING: u64 = BASE + 0xc0_0000;
+    let control = {
+        let mut context = [0_u8; 128];
+        context[2] = 1;
+        context[30] = 8;
+        context[32] = 1;
+        context[90] = 1 << 3;
+        let mut params = [0; 16];
+        params[6] = 2;
+        let answer = driver.done(0x0210, params, &context);
+        u16::from_le_bytes([answer.params[0], answer.params[1]])
+    };
+    driver.start_tx(8, control, RING);
+    let mut descriptors = low.to_le_bytes().to_vec();
+    descriptors.extend(high.to_le_bytes());
+    descriptors.extend((RING + 0x8000).to_le_bytes());
+    let data = (packet.len() as u64) << 34 | (0x10 | 2 | 1) << 4;
+    descriptors.extend(data.to_le_bytes());
+    driver.put(RING, &descriptors);
+    driver.put(RING + 0x8000, packet);
+    driver.card.write32(0x2c_0000 + 8 * 4, 2);
+    assert_eq!(driver.get(RING + 24, 1), [0xf], "written back");
+}
+
+#[test]
+fn a_filter_directs_its_flow_to_its_queue() {
+    let (mut driver, vsi) = ready();
+    driver.card.write32(0x43_a000, 1);
+    let mut context = [0_u8; 128];
+    context[1] = 8;
+    context[90] = 1;
+    let mut params = [0; 16];
+    params[..2].copy_from_slice(&(vsi | 1 << 15).to_le_bytes());
+    driver.done(0x0211, params, &context);
+    let profile = driver.resource(0x58) as u8;
+    let entry = driver.resource(0x59);
+    driver.profile(30, profile, entry, vsi);
+    // Words 23 to 18 are compared; addresses and ports change places.
+    let mut swap = [0_u8; 24];
+    for (word, with) in [(18, 19), (19, 18), (20, 22), (21, 23), (22, 20), (23, 21)] {
+        swap[word] = with | 0x80;
+    }
+    for register in 0..6_u32 {
+        let mut inset = 0;
+        let mut swaps = 0;
+        for byte in 0..4 {
+            let word = (register * 4 + byte) as usize;
+            if word >= 18 {
+                inset |= 0x9f << (byte * 8);
+                swaps |= u32::from(swap[word]) << (byte * 8);
+            }
+        }
+        let at = u32::from(profile) * 4 + register * 512;
+        driver.card.write32(0x41_2000 + at, inset);
+        driver.card.write32(0x41_3000 + at, swaps);
+    }
+    // The flow 10.0.0.1:1000 to 10.0.0.2:9 as its answer: addresses and ports the other way round.
+    let mut packet = udp(MAC, (9, 1000), &[]);
+    packet[26..34].copy_from_slice(&[10, 0, 0, 2, 10, 0, 0, 1]);
+    let low = 3 | 1 << 12 | 1 << 29;
+    let high = 8 | u64::from(vsi) << 14 | 77 << 32;
+    program(&mut driver, low, high, &packet);
+    assert!(
+        driver.card.refusals().is_empty(),
+        "{:?}",
+        driver.card.refusals()
+    );
+    let flow = udp(MAC, (1000, 9), &[0; 64]);
+    assert!(driver.card.receive(&flow));
+    assert!(driver.card.receive(&udp(MAC, (1001, 9), &[0; 64])));
+    assert_eq!(received(&driver), [0, 3]);
+    assert_eq!(driver.descriptor(3, 0)[24], 77, "flow id");
+    assert_eq!(driver.card.read32(0x3a_0000), 1, "counted");
+    driver.card.set_fault(Fault::NoFlowDirector);
+    assert!(driver.card.receive(&flow));
+    assert_eq!(driver.descriptor(0, 1)[8] & 1, 1);
+}
+
+#[test]
+fn a_filter_without_a_profile_is_refused() {
+    let (mut driver, vsi) = ready();
+    program(
+        &mut driver,
+        3 | 1 << 12,
+        8 | u64::from(vsi) << 14,
+        &udp(MAC, (1, 2), &[]),
+    );
+    assert_eq!(driver.card.refusals().len(), 1);
+}
+
+#[test]
+fn a_recipe_on_ports_sends_a_flow_to_another_vsi() {
+    let (mut driver, _) = ready();
+    let other = driver.add_vsi(8, 1);
+    assert!(driver.start(8, Setup::default()));
+    let number = driver.resource(5);
+    let mut recipe = [0; 64];
+    recipe[0] = number as u8;
+    recipe[4..12].copy_from_slice(&(1_u64 << number).to_le_bytes());
+    recipe[16] = number as u8 | 0x80;
+    recipe[17..22].copy_from_slice(&[0, 0x19, 0x80, 0x80, 0x80]);
+    recipe[22] = 0xff;
+    recipe[24..26].copy_from_slice(&[0xff; 2]);
+    recipe[37] = 5;
+    let mut params = [0; 16];
+    params[0] = 1;
+    assert_eq!(
+        driver.send(0x0290, params, &recipe, true).code,
+        10,
+        "no lock"
+    );
+    driver.lock(3);
+    driver.done(0x0290, params, &recipe);
+    let mut params = [0; 16];
+    params[0] = 5;
+    params[8..16].copy_from_slice(&(1_u64 << number | 0x33f).to_le_bytes());
+    driver.done(0x0291, params, &[]);
+    driver.unlock(3);
+    let header = udp([0; 6], (0, 5000), &[]);
+    let mut rule = vec![0; 16];
+    rule[4] = number as u8;
+    rule[8..12].copy_from_slice(&(u32::from(other) << 4 | 1 << 17).to_le_bytes());
+    rule[14] = header.len() as u8;
+    rule.extend(&header);
+    let mut params = [0; 16];
+    params[0] = 1;
+    driver.done(0x02a0, params, &rule);
+    // To any address, as the recipe looks at the port only.
+    assert!(
+        driver
+            .card
+            .receive(&udp([2, 9, 9, 9, 9, 9], (1, 5000), &[0; 64]))
+    );
+    assert_eq!(driver.descriptor(8, 0)[8] & 1, 1);
+    assert!(driver.card.receive(&udp(MAC, (1, 5000), &[0; 64])));
+    assert_eq!(driver.descriptor(8, 1)[8] & 1, 1);
+    assert!(driver.card.receive(&udp(MAC, (1, 5001), &[0; 64])));
+    assert_eq!(received(&driver), [0]);
+    let recipes = {
+        let mut params = [0; 16];
+        params[2] = number as u8;
+        driver.send(0x0292, params, &[0; 4096], false)
+    };
+    assert_eq!(recipes.buffer[..64], recipe);
+}
