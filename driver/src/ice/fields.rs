@@ -99,7 +99,7 @@ impl Fields {
     }
 }
 
-/// Whether packets with this vector can be what the lookup is about.
+/// Whether packets with this vector are of the lookup's kind.
 fn concerns(vector: &[Place], lookup: &Lookup) -> bool {
     let has = |header: u8| {
         vector
@@ -110,10 +110,10 @@ fn concerns(vector: &[Place], lookup: &Lookup) -> bool {
         matches!(other, header::GRE | header::PPPOE)
             || (other, offset) == (header::UDP_TUNNEL, TUNNEL_ID)
     });
-    // A tunnel's UDP and TCP are those of the packet inside.
-    lookup.ip.is_none_or(has)
-        && lookup.transport.is_none_or(has)
-        && !(tunnel && lookup.transport.is_some())
+    let transport = [header::UDP, header::TCP]
+        .into_iter()
+        .find(|&transport| has(transport));
+    !tunnel && has(lookup.ip) && transport == lookup.transport
 }
 
 #[cfg(test)]
@@ -161,15 +161,14 @@ pub(super) mod tests {
 
     #[test]
     fn profiles_with_all_words_are_found() {
-        let port = places("udp,dst-port=5000").unwrap();
+        let four = places("ip,udp,dst-port=5000").unwrap();
         assert_eq!(
-            (port.words, port.profiles.as_slice()),
-            (vec![25], &[7, 8][..])
+            (four.words.as_slice(), four.profiles.as_slice()),
+            (&[25][..], &[7][..])
         );
-        assert!(port.free.contains(&41) && !port.free.contains(&40));
+        assert!(four.free.contains(&27) && !four.free.contains(&28));
         assert_eq!(places("ip6,udp,dst-port=5").unwrap().profiles, [8]);
-        // Of the outer header, so a tunnel's too.
-        assert_eq!(places("src=10.0.0.0/8").unwrap().profiles, [7, 9, 10]);
+        assert_eq!(places("src=10.0.0.0/8").unwrap().profiles, [7], "UDP's");
         assert_eq!(places("tcp,dst-port=5"), None);
         assert_eq!(places("dst=10.0.0.1"), None, "half a word is missing");
     }

@@ -25,6 +25,11 @@ pub(super) mod header {
     pub const PPPOE: u8 = 103;
 }
 
+/// IPv6 without anything behind it (RFC 8200).
+const NO_NEXT_HEADER: u8 = 59;
+/// An IP protocol for experiments (RFC 3692): the parser knows nothing of it.
+const EXPERIMENT: u8 = 253;
+
 /// Words of a lookup at most: four recipes of four, chained by a fifth.
 pub(super) const MOST_WORDS: usize = 16;
 
@@ -41,12 +46,13 @@ pub(super) struct Word {
     pub value: u16,
 }
 
-/// Packets that are alike in some words.
+/// Packets of one kind that are alike in some words. Of one kind, so that a made-up packet is of it too: whether the switch finds packets of another profile than the
+/// made-up one's no driver's source tells.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub(super) struct Lookup {
-    /// The IP header that the packet must have, if that matters.
-    pub ip: Option<u8>,
-    /// The transport header that it must have, if that matters.
+    /// The IP header that the packet has.
+    pub ip: u8,
+    /// The transport header that it has: UDP's, TCP's, or neither (of a later fragment, for example).
     pub transport: Option<u8>,
     /// At least one.
     pub words: Vec<Word>,
@@ -62,31 +68,42 @@ fn masked(range: PortRange) -> Option<(u16, u16)> {
 }
 
 impl Lookup {
-    /// What takes exactly the packets that `rule` takes, fragments and all; or, where the NIC cannot tell those apart, none. A rule with ports and no protocol is two.
+    /// What takes exactly the packets that `rule` takes, fragments and all; or, where the NIC cannot tell those apart, none. Packets within tunnels that the NIC looks into
+    /// (VXLAN, GRE) are not among them.
     pub(super) fn of(rule: &FlowRule) -> Vec<Self> {
         if rule.dst_mac().is_some() || rule.vlan().is_some() || rule.inner_vlan().is_some() {
             return Vec::new();
         }
-        let transports = match (rule.protocol(), rule.has_ports()) {
-            (Some(protocol::UDP), true) => vec![Some(header::UDP)],
-            (Some(protocol::TCP), true) => vec![Some(header::TCP)],
-            (None, true) => vec![Some(header::UDP), Some(header::TCP)],
-            (_, false) => vec![None],
-            (Some(_), true) => return Vec::new(),
+        let address = rule.src().or(rule.dst());
+        let ips = match rule.ether_type() {
+            Some(ether_type::IPV4) => vec![header::IPV4],
+            Some(ether_type::IPV6) => vec![header::IPV6],
+            Some(_) => return Vec::new(),
+            None => match address {
+                Some(prefix) if prefix.is_ipv4() => vec![header::IPV4],
+                Some(_) => vec![header::IPV6],
+                None => vec![header::IPV4, header::IPV6],
+            },
         };
-        let lookups = transports.into_iter().map(|with| Self::with(rule, with));
+        let (udp, tcp) = (Some(header::UDP), Some(header::TCP));
+        let transports = match (rule.protocol(), rule.has_ports()) {
+            (Some(protocol::UDP), true) => vec![udp],
+            (Some(protocol::TCP), true) => vec![tcp],
+            (None, true) => vec![udp, tcp],
+            (Some(_), true) => return Vec::new(),
+            (Some(protocol::UDP), false) => vec![udp, None],
+            (Some(protocol::TCP), false) => vec![tcp, None],
+            (Some(_), false) => vec![None],
+            (None, false) => vec![udp, tcp, None],
+        };
+        let kinds = ips
+            .iter()
+            .flat_map(|&ip| transports.iter().map(move |&transport| (ip, transport)));
+        let lookups = kinds.map(|(ip, transport)| Self::with(rule, ip, transport));
         lookups.collect::<Option<Vec<_>>>().unwrap_or_default()
     }
 
-    fn with(rule: &FlowRule, transport: Option<u8>) -> Option<Self> {
-        let family = |v4: bool| if v4 { header::IPV4 } else { header::IPV6 };
-        let address = rule.src().or(rule.dst());
-        let ip = match rule.ether_type() {
-            Some(ether_type::IPV4) => Some(header::IPV4),
-            Some(ether_type::IPV6) => Some(header::IPV6),
-            Some(_) => return None,
-            None => address.map(|prefix| family(prefix.is_ipv4())),
-        };
+    fn with(rule: &FlowRule, ip: u8, transport: Option<u8>) -> Option<Self> {
         let mut new = Self {
             ip,
             transport,
@@ -97,7 +114,7 @@ impl Lookup {
                 new.address(prefix, if prefix.is_ipv4() { v4 } else { v6 });
             }
         }
-        if let Some(header) = transport {
+        if let (Some(header), true) = (transport, rule.has_ports()) {
             for (range, offset) in [(rule.src_port(), 0), (rule.dst_port(), 2)] {
                 if let Some(range) = range {
                     let (value, mask) = masked(range)?;
@@ -106,7 +123,7 @@ impl Lookup {
             }
         } else if let Some(protocol) = rule.protocol() {
             // With its time to live; IPv6's is no word that is there.
-            if ip != Some(header::IPV4) {
+            if ip != header::IPV4 {
                 return None;
             }
             new.word(header::IPV4, 8, u16::from(protocol), 0xff);
@@ -145,7 +162,7 @@ impl Lookup {
     /// A made-up packet that is like the ones looked for: the firmware takes the values from it.
     pub(super) fn packet(&self) -> Vec<u8> {
         let mut packet = vec![0; 12];
-        let six = self.ip == Some(header::IPV6);
+        let six = self.ip == header::IPV6;
         let (next, transport) = match self.transport {
             Some(header::TCP) => (
                 protocol::TCP,
@@ -154,7 +171,8 @@ impl Lookup {
                 ][..],
             ),
             Some(_) => (protocol::UDP, &[0, 0, 0, 0, 0, 8, 0, 0][..]),
-            None => (0, &[][..]),
+            None if six => (NO_NEXT_HEADER, &[][..]),
+            None => (EXPERIMENT, &[][..]),
         };
         // Short.
         let len = transport.len() as u8;
@@ -191,17 +209,6 @@ impl Lookup {
         packet.extend([0; 2]);
         packet
     }
-
-    /// Whether the address that it names is this one's family, for messages.
-    #[cfg(test)]
-    fn names(&self, address: std::net::IpAddr) -> bool {
-        self.ip
-            == Some(if address.is_ipv4() {
-                header::IPV4
-            } else {
-                header::IPV6
-            })
-    }
 }
 
 #[cfg(test)]
@@ -215,12 +222,13 @@ mod tests {
 
     #[test]
     fn rules_become_words() {
-        let [port] = &lookups("udp,dst-port=5000")[..] else {
-            panic!("one");
+        let [four, six] = &lookups("udp,dst-port=5000")[..] else {
+            panic!("one for each IP");
         };
-        assert_eq!((port.ip, port.transport), (None, Some(header::UDP)));
+        assert_eq!((four.ip, four.transport), (header::IPV4, Some(header::UDP)));
+        assert_eq!((six.ip, &six.words), (header::IPV6, &four.words));
         assert_eq!(
-            port.words,
+            four.words,
             [Word {
                 header: header::UDP,
                 offset: 2,
@@ -228,12 +236,11 @@ mod tests {
                 value: 5000
             }]
         );
-        assert_eq!(lookups("dst-port=5000").len(), 2, "UDP and TCP");
+        assert_eq!(lookups("dst-port=5000").len(), 4, "UDP and TCP");
         let [tuple] = &lookups("tcp,src=10.1.2.3,dst=10.0.0.0/9,src-port=1,dst-port=64-127")[..]
         else {
             panic!("one");
         };
-        assert!(tuple.names([10, 1, 2, 3].into()));
         let words: Vec<_> = tuple
             .words
             .iter()
@@ -249,14 +256,18 @@ mod tests {
                 (49, 2, 64, 0xffc0)
             ]
         );
-        let [six] = &lookups("dst=fd00::1")[..] else {
-            panic!("one");
+        // Whatever is behind the address.
+        let [udp, tcp, other] = &lookups("dst=fd00::1")[..] else {
+            panic!("three");
         };
-        assert_eq!((six.words.len(), six.words[0].offset), (8, 24));
+        assert_eq!((udp.words.len(), udp.words[0].offset), (8, 24));
+        assert_eq!((tcp.transport, other.transport), (Some(header::TCP), None));
         let [proto] = &lookups("ip,proto=89")[..] else {
             panic!("one");
         };
         assert_eq!((proto.words[0].offset, proto.words[0].mask), (8, 0xff));
+        // A later fragment has no UDP header.
+        assert_eq!(lookups("ip,udp").len(), 2);
     }
 
     #[test]
@@ -285,6 +296,8 @@ mod tests {
             "tcp,dst=fd00::1,dst-port=80",
             "ip,proto=89",
             "src=192.168.0.0/16",
+            "ip,udp",
+            "dst=fd00::/16",
         ] {
             let parsed: FlowRule = rule.parse().unwrap();
             for lookup in lookups(rule) {

@@ -58,5 +58,6 @@ mod vsi;
 
 pub use nic::IceNic;
 pub use options::{IceOptions, PackageSource};
+pub use package::system_package;
 pub use parts::{Part, supports};
 pub use queue::IceQueue;

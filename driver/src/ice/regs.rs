@@ -92,9 +92,6 @@ pub(super) const GLGEN_RSTAT_STATE: u32 = 0x3;
 pub(super) const GLGEN_RSTCTL: u32 = 0x000b_8180;
 /// [`GLGEN_RSTCTL`]: the delay.
 pub(super) const GLGEN_RSTCTL_DELAY: u32 = 0x3f;
-/// Asks for a reset of the whole device, all its functions, RW: bit 0 core, bit 1 global. This driver never does: others' functions would go with it.
-#[cfg(test)]
-pub(super) const GLGEN_RTRIG: u32 = 0x000b_8190;
 /// Resets this function (PFR), RW.
 pub(super) const PFGEN_CTRL: u32 = 0x0009_1000;
 /// [`PFGEN_CTRL`]: resets; clears itself.

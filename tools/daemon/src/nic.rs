@@ -9,7 +9,9 @@ use std::os::fd::OwnedFd;
 use std::sync::mpsc::SyncSender;
 
 use devrx_driver::afxdp::{AfXdpNic, AfXdpOptions};
+use devrx_driver::device::Device;
 use devrx_driver::flow::FlowRule;
+use devrx_driver::ice::{IceNic, IceOptions, PackageSource};
 use devrx_driver::igb::{IgbNic, IgbOptions};
 use devrx_driver::vfio::{self, FaultWatcher, Function, PciAddress};
 use devrx_driver::{DriverError, Nic, PortLosses, QueueConfig, QueueNeeds};
@@ -184,8 +186,16 @@ impl NicSlot {
     fn owned(name: &str, config: &NicConfig) -> Result<Self, DriverError> {
         let address: PciAddress = name.parse()?;
         let function = Function::open(address, &vfio::Options::default())?;
-        let nic = IgbNic::open(function, IgbOptions::default())?;
-        let mut slot = Self::new(Box::new(nic), config.alias.clone(), config.queues.clone());
+        let nic: Box<dyn ServedNic> = if devrx_driver::ice::supports(function.id()).is_some() {
+            let mut options = IceOptions::default();
+            if let Some(package) = &config.package {
+                options.package = PackageSource::File(package.clone());
+            }
+            Box::new(IceNic::open(function, options)?)
+        } else {
+            Box::new(IgbNic::open(function, IgbOptions::default())?)
+        };
+        let mut slot = Self::new(nic, config.alias.clone(), config.queues.clone());
         match FaultWatcher::new(address) {
             Ok(watcher) => slot.faults = Some(watcher),
             Err(error) => tracing::warn!(nic = name, %error, "nobody watches the IOMMU"),

@@ -10,6 +10,8 @@ use crate::ice::admin::{BUFFER, full, half};
 const SEGMENT: u32 = 0x10;
 /// The segment with the package's name (`SEGMENT_TYPE_METADATA`).
 const METADATA: u32 = 0x1;
+/// The section with the name and version of what is for the device (`ICE_SID_METADATA`).
+const NAME: u32 = 1;
 /// A section of no use to the device (`ICE_METADATA_BUF`).
 const NOT_FOR_THE_DEVICE: u32 = 0x8000_0000;
 /// Bytes before what is a segment's own.
@@ -100,12 +102,22 @@ impl Package {
             }
         }
         let buffers = buffers.ok_or("it has no segment for the E810")?;
-        let new = Self {
+        let mut new = Self {
             bytes,
             name,
             version,
             buffers,
         };
+        // What the device will say that it has.
+        let own = new.sections(NAME).next().map(|section| {
+            (
+                Version::of(section),
+                text(section.get(4..32).unwrap_or_default()),
+            )
+        });
+        if let Some((version, name)) = own {
+            (new.version, new.name) = (version, name);
+        }
         if new.downloads().next().is_none() {
             return Err("it has nothing for the device".to_owned());
         }
@@ -198,14 +210,21 @@ pub(in crate::ice) mod tests {
         let mut name = b"ICE OS Default Package".to_vec();
         name.resize(32, 0);
         metadata.extend(name);
+        let mut own = vec![1, 3, 99, 0];
+        own.extend(b"ICE OS Default Package");
+        own.resize(36, 0);
         let mut ice = Vec::new();
         // One device, no NVM versions.
         ice.extend(1_u32.to_le_bytes());
         ice.extend([0x92, 0x15, 0x86, 0x80, 0, 0, 0, 0]);
         ice.extend(0_u32.to_le_bytes());
         ice.extend((buffers.len() as u32).to_le_bytes());
-        for sections in buffers {
-            ice.extend(changes(sections).unwrap());
+        for (index, sections) in buffers.iter().enumerate() {
+            let mut sections = sections.clone();
+            if index == 0 {
+                sections.insert(0, (NAME, own.clone()));
+            }
+            ice.extend(changes(&sections).unwrap());
         }
         let mut ice_segment = head(SEGMENT, HEAD + ice.len());
         ice_segment.extend(ice);

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::admin::{Admin, AdminError, BUFFER, Command, Why, code, full, half, opcode};
 use super::init::pause;
-use super::options::IceOptions;
+use super::options::{IceOptions, PackageSource};
 use crate::device::Registers;
 #[cfg(test)]
 pub(super) use file::tests;
@@ -48,6 +48,18 @@ impl Parser {
 /// Versions of the package that both drivers take.
 const KNOWN: (u8, u8) = (1, 3);
 
+/// The package that the distribution has for this NIC: name and version.
+///
+/// # Errors
+///
+/// Why there is none, in words.
+pub fn system_package() -> Result<String, String> {
+    match find::find(&PackageSource::System) {
+        find::Found::Package(package, _) => Ok(package.title()),
+        find::Found::Nothing(why) | find::Found::Bad(why) => Err(why),
+    }
+}
+
 /// A package in the device.
 #[derive(Clone, Debug, Eq, PartialEq)]
 struct Loaded {
@@ -70,39 +82,36 @@ pub(super) fn load<R: Registers>(
             return Err(AdminError::garbled(opcode::DOWNLOAD_PACKAGE, why));
         }
     };
-    match download(nic, admin, &package) {
-        Ok(()) => {}
-        // Without an answer nothing goes on.
+    // Without an answer nothing goes on; nor where the user asked for this package.
+    let unfit = |why: String| {
+        if asked {
+            Err(AdminError::garbled(opcode::DOWNLOAD_PACKAGE, why))
+        } else {
+            Ok(safe(nic, why))
+        }
+    };
+    let active = match download(nic, admin, &package).and_then(|()| active(admin)) {
+        Ok(active) => active,
         Err(error) if asked || matches!(error.why, Why::Silent | Why::Dead) => return Err(error),
         Err(error) => {
-            return Ok(safe(
-                nic,
-                format!(
-                    "the NIC did not take the package {}: {error}",
-                    package.title()
-                ),
+            return unfit(format!(
+                "the NIC did not take the package {}: {error}",
+                package.title()
             ));
         }
-    }
-    let active = match active(admin) {
-        Ok(active) => active,
-        Err(error) if matches!(error.why, Why::Silent | Why::Dead) => return Err(error),
-        Err(error) => return Ok(safe(nic, error.to_string())),
     };
     let Some(active) = active else {
-        let why = format!(
+        return unfit(format!(
             "the NIC has no package after the download of {}",
             package.title()
-        );
-        return Ok(safe(nic, why));
+        ));
     };
     let title = format!("{} {}", active.name, active.version);
     if (active.version.major, active.version.minor) != KNOWN {
-        let why = format!(
+        return unfit(format!(
             "the NIC has the package {title}, which this driver does not know; it knows {}.{}.x",
             KNOWN.0, KNOWN.1
-        );
-        return Ok(safe(nic, why));
+        ));
     }
     let same = active.version == package.version();
     if !same {

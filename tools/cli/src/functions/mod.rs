@@ -75,7 +75,20 @@ pub fn list() -> Result<Vec<Function>> {
 
 /// What devrx's drivers call a part: the driver, and the part's name.
 pub fn known(id: PciId) -> Option<(&'static str, String)> {
-    devrx_driver::igb::supports(id).map(|part| ("igb", part.describe(id.device)))
+    let igb = devrx_driver::igb::supports(id).map(|part| ("igb", part.describe(id.device)));
+    igb.or_else(|| devrx_driver::ice::supports(id).map(|part| ("ice", part.describe(id.device))))
+}
+
+/// What is to be said of the package (DDP) of a NIC that takes one.
+fn package(id: PciId) -> Option<String> {
+    devrx_driver::ice::supports(id)?;
+    Some(match devrx_driver::ice::system_package() {
+        Ok(package) => format!("its package (DDP) is there: {package}"),
+        Err(why) => format!(
+            "without a package (DDP) it works in safe mode: no header split, so memory that the CPU does not read is refused; one queue for an attachment; steering by \
+             destination address alone. {why}. Install it (Debian: firmware-intel-misc, elsewhere linux-firmware), or name it in the configuration (`package`)"
+        ),
+    })
 }
 
 impl Function {
@@ -83,6 +96,7 @@ impl Function {
     pub fn new(sysfs: &Sysfs, found: &PciFunction) -> Self {
         let known = known(found.id);
         let mut notes = sriov::notes(sysfs, found, known.is_some());
+        notes.extend(package(found.id));
         if let Some(node) = found.numa_node {
             notes.push(format!(
                 "it is near memory node {node}; `attach --cpu` takes a processor of that node"

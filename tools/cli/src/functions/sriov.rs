@@ -19,11 +19,12 @@ impl From<(u32, u32)> for VirtualFunctions {
     }
 }
 
-/// What a virtual function of a family that devrx knows is called (device numbers as Linux's igbvf lists them).
+/// What a virtual function of a family that devrx knows is called (device numbers as Linux's igbvf and iavf list them).
 pub fn part(id: PciId) -> Option<String> {
     let name = match (id.vendor, id.device) {
         (0x8086, 0x10ca | 0x152d) => "82576 virtual function",
         (0x8086, 0x1520 | 0x152f) => "I350 virtual function",
+        (0x8086, 0x1889) => "E810 virtual function",
         _ => return None,
     };
     Some(name.to_owned())

@@ -106,6 +106,8 @@ pub struct Interface {
     pub name: Option<String>,
     /// `afxdp:IFNAME` or `vfio:PCI`.
     pub address: String,
+    /// The package (DDP) of a NIC that takes one (E810); default: the distribution's, in `/lib/firmware/intel/ice/ddp`.
+    pub package: Option<std::path::PathBuf>,
     /// What it receives.
     #[serde(default)]
     pub rx: Rx,

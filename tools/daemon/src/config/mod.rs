@@ -104,6 +104,8 @@ pub struct NicConfig {
     pub alias: Option<String>,
     /// Settings of its queues, for attachments that do not say otherwise.
     pub queues: Vec<QueueSettings>,
+    /// The package (DDP) of a NIC that takes one; the distribution's if none.
+    pub package: Option<PathBuf>,
 }
 
 /// Everything the daemon is told.
@@ -206,6 +208,7 @@ impl Config {
                     spec,
                     alias: None,
                     queues: Vec::new(),
+                    package: None,
                 });
             }
         }

@@ -117,6 +117,7 @@ pub(super) fn plan(file: &File) -> Result<(Vec<NicConfig>, Vec<PlannedAttachment
             spec,
             alias: interface.name.clone(),
             queues,
+            package: interface.package.clone(),
         });
     }
     let mut names = HashSet::new();
