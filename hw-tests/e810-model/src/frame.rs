@@ -79,10 +79,6 @@ impl<'a> Frame<'a> {
         bytes::get(self.bytes, 0)
     }
 
-    pub(crate) fn source(&self) -> [u8; 6] {
-        bytes::get(self.bytes, 6)
-    }
-
     /// The outer tag's VLAN; 0 without one.
     pub(crate) fn vlan(&self) -> u16 {
         self.tags.first().map_or(0, |(_, tci)| tci & 0xfff)

@@ -7,7 +7,6 @@
 //! Nothing that a driver writes may panic the model: what makes no sense is refused or dropped, and [`E810::refusals`] says why.
 
 #![forbid(unsafe_code)]
-#![expect(dead_code, reason = "the inner parts follow")]
 
 mod adminq;
 mod bus;

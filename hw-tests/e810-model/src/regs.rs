@@ -124,9 +124,7 @@ pub(crate) const PF_MDET_RX: u32 = 0x29_4280;
 // Filters and hashes.
 pub(crate) const GLQF_FD_SIZE: u32 = 0x46_0010;
 pub(crate) const PFQF_FD_ENA: u32 = 0x43_a000;
-pub(crate) const PFQF_FD_SIZE: u32 = 0x46_0100;
 pub(crate) const PFQF_FD_CNT: u32 = 0x46_0180;
-pub(crate) const VSIQF_FD_CNT: u32 = 0x46_4000;
 /// Which words of the field vector Flow Director compares: 6 registers of 4 words for each profile, 512 bytes apart.
 pub(crate) const GLQF_FDINSET: u32 = 0x41_2000;
 /// Which word each word changes places with in a training packet, laid out like GLQF_FDINSET.

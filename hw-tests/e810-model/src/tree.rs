@@ -6,9 +6,8 @@ use std::collections::BTreeMap;
 
 /// Layers, the leaves' included.
 pub(crate) const LAYERS: u8 = 9;
-/// The layer of leaves, and of the nodes that have leaves.
+/// The layer of leaves.
 pub(crate) const LEAVES: u8 = 8;
-pub(crate) const QUEUE_GROUPS: u8 = 7;
 /// The layer of the software's entry point. Linux needs it to be 3 at most.
 const ENTRY: u8 = 2;
 

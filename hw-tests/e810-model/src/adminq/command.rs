@@ -24,7 +24,6 @@ pub(crate) enum Code {
     NotPermitted = 1,
     NoEntry = 2,
     Io = 5,
-    NoResource = 6,
     NoMemory = 9,
     Access = 10,
     Busy = 12,
