@@ -51,8 +51,10 @@ pub(super) fn upload(_: &mut State, command: &mut Command) -> Done {
 }
 
 /// 0x0C42: sections replace entries of tables, under the change lock.
+///
+/// Linux sends as many bytes of the buffer as it has used.
 pub(super) fn update(state: &mut State, command: &mut Command) -> Done {
-    command.needs_input(BUFFER)?;
+    command.needs_input(4)?;
     if !state.package.is_loaded() {
         return refuse(Code::NotPermitted, "no package is loaded");
     }

@@ -34,12 +34,17 @@ fn range(kind: u16) -> Option<(u16, u16)> {
         0x0a..=0x0c => (1, 511),
         // Flow Director counter blocks and entries.
         FD_COUNTERS => (0, 31),
-        0x22 | 0x23 => (0, 0),
+        0x22 | 0x23 => (0, 0x3fff),
         // Profile builders: switch, ACL, Flow Director, hash; each a profile type and a TCAM type.
         0x48 | 0x50 | FD_PROFILE | HASH_PROFILE => (0, 127),
         0x49 | 0x51 | FD_TCAM | HASH_TCAM => (0, 511),
         _ => return None,
     })
+}
+
+/// Counters and filter entries come in blocks: the element has one number, the block's first, whatever its count (DPDK `ice_alloc_res_cntr`).
+fn is_block(kind: u16) -> bool {
+    matches!(kind, 0x00 | 0x01 | FD_COUNTERS..=0x23)
 }
 
 /// What is taken.
@@ -79,6 +84,25 @@ impl Resources {
         Some(number)
     }
 
+    /// As many numbers in a row; the first of them.
+    fn take_block(&mut self, kind: u16, count: u16) -> Option<u16> {
+        let (first, last) = range(kind)?;
+        let taken = self.taken.entry(kind).or_default();
+        let mut start = first;
+        for number in taken.iter().copied() {
+            if number >= start.checked_add(count)? {
+                break;
+            }
+            start = start.max(number.checked_add(1)?);
+        }
+        let end = start.checked_add(count)?;
+        if end > last + 1 {
+            return None;
+        }
+        taken.extend(start..end);
+        Some(start)
+    }
+
     fn give_back(&mut self, kind: u16, number: u16) -> bool {
         self.taken
             .get_mut(&kind)
@@ -93,8 +117,17 @@ pub(super) fn allocate(state: &mut State, command: &mut Command) -> Done {
     for _ in 0..command.p16(0) {
         let (kind, count, room) = element(command, at)?;
         let from_bottom = bytes::u16_at(&command.buffer, at) & SCAN_BOTTOM != 0;
-        for i in 0..count {
-            let Some(number) = state.resources.take(kind, from_bottom) else {
+        let (numbers, block) = if is_block(kind) {
+            (1, Some(count as u16))
+        } else {
+            (count, None)
+        };
+        for i in 0..numbers {
+            let number = match block {
+                Some(count) => state.resources.take_block(kind, count),
+                None => state.resources.take(kind, from_bottom),
+            };
+            let Some(number) = number else {
                 return refuse(
                     Code::NoSpace,
                     format!("no resource of type {kind:#x} is left"),
@@ -114,7 +147,11 @@ pub(super) fn free(state: &mut State, command: &mut Command) -> Done {
     for _ in 0..command.p16(0) {
         let (kind, count, room) = element(command, at)?;
         for i in 0..count {
-            let number = bytes::u16_at(&command.buffer, at + 4 + i * 2);
+            let number = if is_block(kind) {
+                bytes::u16_at(&command.buffer, at + 4).wrapping_add(i as u16)
+            } else {
+                bytes::u16_at(&command.buffer, at + 4 + i * 2)
+            };
             if !state.resources.give_back(kind, number) {
                 return refuse(
                     Code::Invalid,
@@ -132,7 +169,8 @@ pub(super) fn free(state: &mut State, command: &mut Command) -> Done {
 fn element(command: &Command, at: usize) -> Result<(u16, usize, usize), super::Refused> {
     let kind = bytes::u16_at(&command.buffer, at) & TYPE;
     let count = usize::from(bytes::u16_at(&command.buffer, at + 2));
-    let room = 4 + count.max(1) * 2;
+    let numbers = if is_block(kind) { 1 } else { count.max(1) };
+    let room = 4 + numbers * 2;
     if range(kind).is_none() {
         return refuse(Code::Invalid, format!("no resource has type {kind:#x}"));
     }

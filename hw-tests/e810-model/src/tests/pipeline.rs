@@ -70,7 +70,7 @@ impl Driver {
         }
         buffer[2..4].copy_from_slice(&(at as u16).to_le_bytes());
         self.lock(3);
-        self.done(0x0c42, [0; 16], &buffer);
+        self.done(0x0c42, [0; 16], &buffer[..at]);
         self.unlock(3);
     }
 
@@ -136,6 +136,32 @@ fn a_package_is_taken_once_and_lost_with_the_core() {
     while driver.card.read32(0xb_8188) & 3 != 0 {}
     driver.admin();
     assert_eq!(driver.send(0x0c43, [0; 16], &[0; 64], false).buffer[0], 0);
+}
+
+#[test]
+fn counters_come_in_blocks_and_other_numbers_one_by_one() {
+    let mut driver = Driver::new(Personality::default());
+    let mut params = [0; 16];
+    params[0] = 1;
+    let first = |driver: &mut Driver, kind: u8, count: u16| {
+        let mut buffer = vec![kind, 0];
+        buffer.extend(count.to_le_bytes());
+        buffer.extend([0; 2]);
+        let answer = driver.send(0x0208, params, &buffer, true);
+        (
+            answer.code,
+            u16::from_le_bytes([answer.buffer[4], answer.buffer[5]]),
+        )
+    };
+    assert_eq!(first(&mut driver, 0x22, 512), (0, 0));
+    assert_eq!(first(&mut driver, 0x22, 512), (0, 512));
+    assert_eq!(first(&mut driver, 0x21, 1), (0, 0));
+    assert_eq!(first(&mut driver, 0x21, 40).0, 16);
+    assert_eq!(first(&mut driver, 0x03, 2).0, 14, "two numbers need room");
+    let buffer = [0x22, 0, 0, 2, 0, 0];
+    assert_eq!(driver.send(0x0209, params, &buffer, true).code, 0);
+    assert_eq!(driver.send(0x0209, params, &buffer, true).code, 14);
+    assert_eq!(first(&mut driver, 0x22, 256), (0, 0));
 }
 
 #[test]
