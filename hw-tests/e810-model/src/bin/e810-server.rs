@@ -79,6 +79,7 @@ fn serve(arguments: &Arguments) -> Result<()> {
             card: card.clone(),
             memory: server.memory().clone(),
             wire,
+            told: Arc::default(),
         };
         control.listen(listener);
     }

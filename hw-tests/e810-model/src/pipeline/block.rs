@@ -144,8 +144,8 @@ impl Block {
         }
     }
 
-    /// The profile of a packet: the first entry that matches. Its flags are taken to be those of an ordinary packet, for which the package's exceptions
-    /// (errors, drops, what the hardware handles itself) do not match: all ones.
+    /// The profile of a packet: the first entry that matches. Its flags are taken to be those of an ordinary packet, all zeros: the package's exceptions
+    /// (errors, drops, what the hardware handles itself) each want a flag.
     pub(crate) fn profile(&self, packet_type: u16, vsi: u16) -> u8 {
         let group = self
             .groups
@@ -158,7 +158,7 @@ impl Block {
             .copied()
             .unwrap_or(0)
             .to_le_bytes();
-        let key = [0xff, 0xff, group, interface[0], interface[1]];
+        let key = [0, 0, group, interface[0], interface[1]];
         let profile = self
             .entries
             .iter()

@@ -10,7 +10,7 @@ mod filters;
 mod hash;
 mod section;
 
-pub(crate) use block::{Block, Kind};
+use block::{Block, Kind};
 pub(crate) use fields::words;
 pub(crate) use filters::{Filters, Program};
 pub(crate) use section::BUFFER;
@@ -62,6 +62,16 @@ impl Package {
         }
     }
 
+    /// Empty tables, as after a reset of the core.
+    pub(crate) fn clear(&mut self) {
+        *self = Self {
+            switch: Block::new(Kind::Switch),
+            director: Block::new(Kind::Other),
+            hash: Block::new(Kind::Other),
+            ..Self::default()
+        };
+    }
+
     pub(crate) fn activate(&mut self) {
         self.loaded = true;
     }
@@ -110,12 +120,7 @@ impl State {
 
     /// A reset takes the package.
     pub(crate) fn package_lost(&mut self) {
-        self.package = Package {
-            switch: Block::new(Kind::Switch),
-            director: Block::new(Kind::Other),
-            hash: Block::new(Kind::Other),
-            ..Package::default()
-        };
+        self.package.clear();
         self.filters = Filters::default();
     }
 

@@ -5,6 +5,7 @@
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::{GuestMemory, Wire};
 use crate::{E810, Fault};
@@ -18,6 +19,8 @@ pub struct Control {
     pub memory: Arc<GuestMemory>,
     /// Its wire, if it has one.
     pub wire: Option<Arc<Wire>>,
+    /// How many refusals were told.
+    pub told: Arc<AtomicUsize>,
 }
 
 impl Control {
@@ -46,7 +49,7 @@ impl Control {
         Ok(())
     }
 
-    /// Does what a request says: `fault NAME`, `link up`, `link down`, `reset`, `refusals`, `memory` (maps; accesses refused), `wire` (frames taken,
+    /// Does what a request says: `fault NAME`, `link up`, `link down`, `reset`, `refusals` (those since it was last asked), `memory` (maps; accesses refused), `wire` (frames taken,
     /// dropped, sent).
     ///
     /// # Errors
@@ -64,10 +67,9 @@ impl Control {
             ("reset", "") => self.card.reset(),
             ("refusals", "") => {
                 let refusals = self.card.refusals();
-                return Ok(refusals
-                    .into_iter()
-                    .map(|why| why.replace('\n', " "))
-                    .collect());
+                let told = self.told.swap(refusals.len(), Ordering::Relaxed);
+                let new = refusals.into_iter().skip(told);
+                return Ok(new.map(|why| why.replace('\n', " ")).collect());
             }
             ("memory", "") => {
                 let (maps, refused) = (self.memory.count(), self.memory.refused());

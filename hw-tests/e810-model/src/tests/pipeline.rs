@@ -5,17 +5,26 @@ use crate::{Fault, Reset, small_package};
 
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 7];
 
-/// Buffers of the configuration segment.
-fn buffers() -> Vec<Vec<u8>> {
-    let package = small_package();
-    let segment = u32::from_le_bytes(package[12..16].try_into().unwrap()) as usize;
-    let table = segment + 44 + 8;
-    let count = u32::from_le_bytes(package[table..table + 4].try_into().unwrap()) as usize;
+/// Buffers of a package's configuration segment that are downloaded: those with metadata come after them.
+fn buffers_of(package: &[u8]) -> Vec<Vec<u8>> {
+    let word = |at: usize| u32::from_le_bytes(package[at..at + 4].try_into().unwrap());
+    let segment = (0..word(4) as usize)
+        .map(|i| word(8 + i * 4) as usize)
+        .find(|at| word(*at) == 0x10)
+        .unwrap();
+    let devices = segment + 44;
+    let flashes = devices + 4 + word(devices) as usize * 8;
+    let table = flashes + 4 + word(flashes) as usize * 4;
     package[table + 4..]
         .chunks(4096)
-        .take(count)
+        .take(word(table) as usize)
+        .take_while(|buffer| buffer[7] & 0x80 == 0)
         .map(<[u8]>::to_vec)
         .collect()
+}
+
+fn buffers() -> Vec<Vec<u8>> {
+    buffers_of(&small_package())
 }
 
 impl Driver {
@@ -33,9 +42,8 @@ impl Driver {
         self.done(0x0009, params, &[]);
     }
 
-    fn download(&mut self) {
+    fn download(&mut self, buffers: &[Vec<u8>]) {
         assert_eq!(self.lock(4), 0);
-        let buffers = buffers();
         for (i, buffer) in buffers.iter().enumerate() {
             let mut params = [0; 16];
             params[0] = u8::from(i + 1 == buffers.len());
@@ -104,7 +112,7 @@ impl Driver {
 /// A driver with a package and a VSI of four queues, all running.
 fn ready() -> (Driver, u16) {
     let mut driver = Driver::new(Personality::default());
-    driver.download();
+    driver.download(&buffers());
     let vsi = driver.add_vsi(0, 4);
     driver.add_mac(vsi, MAC);
     for queue in 0..4 {
@@ -126,7 +134,7 @@ fn a_package_is_taken_once_and_lost_with_the_core() {
     assert_eq!(driver.send(0x0c43, [0; 16], &[1; 64], false).buffer[0], 0);
     // Not without the lock.
     assert_eq!(driver.send(0x0c40, [0; 16], &buffers()[0], true).code, 10);
-    driver.download();
+    driver.download(&buffers());
     let list = driver.send(0x0c43, [0; 16], &[0; 64], false).buffer;
     assert_eq!(list[..8], [1, 0, 0, 0, 1, 3, 0, 0]);
     assert_eq!(&list[8..30], b"ICE OS Default Package");
@@ -181,6 +189,34 @@ fn a_broken_package_is_refused() {
     });
     none.lock(4);
     assert_eq!(none.send(0x0c40, [0; 16], &buffers()[0], true).code, 25);
+}
+
+/// Intel's package, if the environment names a file: the small one says the same of what both have.
+#[test]
+fn intels_package_gives_the_same_profiles() {
+    let Some(path) = std::env::var_os("DEVRX_E810_PACKAGE") else {
+        eprintln!("skipped: DEVRX_E810_PACKAGE names no file (ice-*.pkg of firmware-intel-misc)");
+        return;
+    };
+    let theirs = buffers_of(&std::fs::read(path).unwrap());
+    let mut packages = [theirs, buffers()].map(|buffers| {
+        let mut package = crate::pipeline::Package::default();
+        package.clear();
+        for buffer in &buffers {
+            package.take(buffer, false).unwrap();
+        }
+        package
+    });
+    let [theirs, ours] = &mut packages;
+    for kind in [1, 11, 22, 23, 24, 26, 27, 28, 88, 89, 90, 92, 93, 94] {
+        let profile = theirs.switch.profile(kind, 0);
+        assert_eq!(profile, ours.switch.profile(kind, 0), "type {kind}");
+        assert_eq!(theirs.hash.profile(kind, 8), 1);
+        assert_eq!(ours.director.profile(kind, 8), 1);
+        if profile > 3 {
+            assert_eq!(theirs.switch.vector(profile), ours.switch.vector(profile));
+        }
+    }
 }
 
 #[test]
