@@ -129,11 +129,10 @@ impl Held {
         count
     }
 
-    fn refill(&mut self, model: &IgbModel) {
+    /// `posted`: chunks that were posted since the device heard of any.
+    fn refill(&mut self, posted: u32, model: &IgbModel) {
         let before = model.tail(self.index);
-        self.queue.refill(&mut self.pool);
-        // All that was posted since the device heard last.
-        let posted = model.tail(self.index).wrapping_sub(before) % self.config.ring;
+        let posted = posted + self.queue.refill(&mut self.pool) as u32;
         assert!(self.queue.posted() <= self.queue.capacity());
         let size = self.config.provider.region().chunk_size();
         // A device that is gone hears of nothing.
@@ -163,7 +162,7 @@ impl Held {
         let before = self.queue.posted();
         if self.queue.post(self.pool.returns(entries.iter().copied())) {
             assert_eq!(self.queue.posted() - before, honest as u32);
-            self.refill(model);
+            self.refill(honest as u32, model);
         } else {
             assert!(entries.len() as u32 > self.queue.room());
             assert_eq!(self.pool.take_back_batch(entries), honest as u32);
@@ -304,7 +303,7 @@ fn step(
             let taken = bytes.below(257) as usize;
             held.poll(taken);
         }
-        5..=6 => held.refill(model),
+        5..=6 => held.refill(0, model),
         7 => {
             // Anything at all.
             let words = [
