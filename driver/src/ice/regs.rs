@@ -96,6 +96,12 @@ pub(super) const GLGEN_RSTCTL_DELAY: u32 = 0x3f;
 pub(super) const PFGEN_CTRL: u32 = 0x0009_1000;
 /// [`PFGEN_CTRL`]: resets; clears itself.
 pub(super) const PFGEN_CTRL_RESET: u32 = 1 << 0;
+/// Which function this is, RO.
+pub(super) const PF_FUNC_RID: u32 = 0x0009_e880;
+/// [`PF_FUNC_RID`]: the function's number.
+pub(super) const PF_FUNC_RID_NUMBER: u32 = 0x7;
+/// Which words of a hash profile are hashed together with which, RW: a byte for each word, six registers 512 bytes apart for each profile.
+pub(super) const GLQF_HSYMM: u32 = 0x0040_f000;
 /// The function's receive queues, RO.
 pub(super) const PFLAN_RX_QALLOC: u32 = 0x001d_2500;
 /// Bits of [`PFLAN_RX_QALLOC`].

@@ -139,7 +139,8 @@ impl Switch {
         let gone = |target: &Target| !plan.groups.iter().any(|g| g.queues == target.queues);
         for target in self.targets.extract_if(.., |target| gone(target)) {
             shared.end_discards(*target.queues.start());
-            if let Err(error) = admin.free_vsi(target.vsi) {
+            let left = self.hash.leave(admin, target.vsi);
+            if let Err(error) = left.and(admin.free_vsi(target.vsi)) {
                 refused = Some(error);
             }
         }
@@ -190,7 +191,7 @@ impl Switch {
         let count = queues.end() - queues.start() + 1;
         if self.hash.works() {
             // One queue is hashed too: clients see the hash.
-            self.hash.add(admin, vsi)?;
+            self.hash.add(shared, admin, vsi)?;
             admin.set_hash_table(vsi, &vsi::table(count))?;
         }
         Ok(self.targets.len() - 1)

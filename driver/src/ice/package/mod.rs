@@ -266,7 +266,6 @@ fn list(bytes: &[u8]) -> Vec<Loaded> {
         .collect()
 }
 
-#[cfg_attr(not(test), expect(dead_code, reason = "for the hash, which follows"))]
 /// A section of changes to the tables: the buffer for `update package` (`struct ice_buf_hdr`).
 pub(super) fn changes(sections: &[(u32, Vec<u8>)]) -> Option<[u8; BUFFER]> {
     let mut buffer = [0; BUFFER];

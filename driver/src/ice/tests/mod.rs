@@ -2,6 +2,8 @@
 
 mod intel;
 mod rig;
+mod split;
+mod steering;
 
 use rig::{Rig, Setup, udp};
 

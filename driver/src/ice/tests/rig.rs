@@ -168,6 +168,11 @@ impl Rig {
         })
     }
 
+    /// A frame arrives from the wire, and is not dropped there.
+    pub(crate) fn receive(&self, frame: &[u8]) {
+        assert!(self.model.card().receive(frame));
+    }
+
     /// The rule `any` with id 7 on one queue.
     pub(crate) fn any(&mut self, queue: u32) {
         self.rule(queue, 7, "any");
