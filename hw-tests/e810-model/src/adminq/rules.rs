@@ -97,7 +97,10 @@ fn add_one(state: &mut State, command: &mut Command, element: &Element) -> Done 
             if let Some(same) = state.switch.same(&rule) {
                 return refuse(
                     Code::Exists,
-                    format!("recipe {} has this rule, as number {same}", rule.recipe),
+                    format!(
+                        "recipe {} has this rule, as number {same}; another VSI joins it by a list (0x0208 type 3, 0x02A0 type 3, 0x02A1)",
+                        rule.recipe
+                    ),
                 );
             }
             if state.switch.rules.len() >= RULES {

@@ -10,7 +10,7 @@ pub(super) fn vlan_of(rule: &Rule) -> u16 {
     bytes::be16_at(&rule.header, 14) & 0xfff
 }
 
-fn address_of(rule: &Rule) -> [u8; 6] {
+pub(super) fn address_of(rule: &Rule) -> [u8; 6] {
     bytes::get(&rule.header, 0)
 }
 

@@ -131,16 +131,25 @@ impl Switch {
         recipe::is_fixed(number) || self.recipes.contains(number)
     }
 
-    /// The number of a rule that looks up the same.
+    /// The number of a rule that looks up the same. Where neither direction nor source is looked at, they do not tell rules apart: VSIs that want frames of
+    /// one address share a rule by a list, as both drivers do (DPDK `ice_add_rule_internal`).
     pub(crate) fn same(&self, rule: &Rule) -> Option<u16> {
-        self.rules
-            .iter()
-            .find(|(_, other)| {
-                other.recipe == rule.recipe
-                    && other.direction == rule.direction
+        let is_same = |other: &Rule| match rule.recipe {
+            recipe::MAC => fixed::address_of(other) == fixed::address_of(rule),
+            recipe::VLAN => fixed::vlan_of(other) == fixed::vlan_of(rule),
+            recipe::MAC_VLAN => {
+                fixed::address_of(other) == fixed::address_of(rule)
+                    && fixed::vlan_of(other) == fixed::vlan_of(rule)
+            }
+            _ => {
+                other.direction == rule.direction
                     && other.source == rule.source
                     && other.header == rule.header
-            })
+            }
+        };
+        self.rules
+            .iter()
+            .find(|(_, other)| other.recipe == rule.recipe && is_same(other))
             .map(|(index, _)| *index)
     }
 

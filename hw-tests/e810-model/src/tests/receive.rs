@@ -323,6 +323,37 @@ fn rules_are_checked() {
 }
 
 #[test]
+fn vsis_share_an_address_by_a_list() {
+    let mut driver = ready(open(), Setup::default());
+    let other = driver.add_vsi(1, 1);
+    assert!(driver.start(1, Setup::default()));
+    let mut params = [0; 16];
+    params[0] = 1;
+    let rule = Driver::mac_rule(other, MAC);
+    assert_eq!(driver.send(0x02a0, params, &rule, true).code, 13);
+    let list = driver.done(0x0208, params, &[3, 0, 1, 0, 0, 0]).buffer[4];
+    let mut members = vec![3, 0, 0, 0, list, 0, 2, 0];
+    members.extend(8_u16.to_le_bytes());
+    members.extend(other.to_le_bytes());
+    driver.done(0x02a0, params, &members);
+    let mut update = Driver::mac_rule(8, MAC);
+    let action = u32::from(list) << 4 | 1 << 14 | 1 << 17;
+    update[8..12].copy_from_slice(&action.to_le_bytes());
+    update[12] = 1;
+    driver.done(0x02a1, params, &update);
+    assert!(driver.card.receive(&udp(MAC, (1, 2), &[0; 64])));
+    for queue in 0..2 {
+        assert_eq!(facts(&driver.descriptor(queue, 0)).0 & 1, 1);
+    }
+    // A VSI that is gone is in no list.
+    let mut free = [0; 16];
+    free[..2].copy_from_slice(&(other | 1 << 15).to_le_bytes());
+    driver.done(0x0213, free, &[]);
+    assert!(driver.card.receive(&udp(MAC, (1, 2), &[0; 64])));
+    assert_eq!(facts(&driver.descriptor(1, 1)).0 & 1, 0);
+}
+
+#[test]
 fn a_tail_beyond_the_ring_is_malicious() {
     let driver = ready(open(), Setup::default());
     driver.card.write32(0x29_0000, 64);
