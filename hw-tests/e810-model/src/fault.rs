@@ -30,8 +30,10 @@ pub enum Fault {
     ReceiveError,
     /// Queue interrupts are never raised. `lost-interrupt`
     LostInterrupt,
-    /// The RSS hash of descriptors has its bits inverted. `wrong-hash`
+    /// The RSS hash of descriptors has its bits inverted; the queue is chosen by the true one. `wrong-hash`
     WrongHash,
+    /// The RSS hash is told, and chooses no queue: all packets of a VSI go to its first. `no-spread`
+    NoSpread,
     /// Flow Director filters are accepted and have no effect. `no-flow-director`
     NoFlowDirector,
     /// Rules added with command 0x02A0 are accepted and have no effect. `no-rules`
@@ -52,7 +54,7 @@ pub enum Fault {
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error(
     "No fault is called {0:?}; known are: none, swapped-buffers, wrong-header-length, split-off-by-one, wrong-packet-length, hbo, no-sph, \
-     late-descriptor, no-done-bit, receive-error, lost-interrupt, wrong-hash, no-flow-director, no-rules, queue-will-not-stop, reset-hangs, \
+     late-descriptor, no-done-bit, receive-error, lost-interrupt, wrong-hash, no-spread, no-flow-director, no-rules, queue-will-not-stop, reset-hangs, \
      admin-queue-hangs, gone, fail-command:OPCODE"
 )]
 pub struct UnknownFault(pub String);
@@ -71,6 +73,7 @@ const NAMES: &[(Fault, &str)] = &[
     (Fault::ReceiveError, "receive-error"),
     (Fault::LostInterrupt, "lost-interrupt"),
     (Fault::WrongHash, "wrong-hash"),
+    (Fault::NoSpread, "no-spread"),
     (Fault::NoFlowDirector, "no-flow-director"),
     (Fault::NoRules, "no-rules"),
     (Fault::QueueWillNotStop, "queue-will-not-stop"),

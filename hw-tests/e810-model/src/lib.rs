@@ -149,9 +149,15 @@ impl E810 {
         self.act(State::bus_reset);
     }
 
-    /// A frame arrives from the wire, without FCS. False when it was dropped, and a statistics register says where.
+    /// A frame arrives from the wire, without FCS; a short one is padded with zeros to 60 bytes, as its sender would have done. False when nobody got it:
+    /// lost for want of descriptors or by an error (GLV_RDPC, GLV_REPC of the VSI), too long (GLPRT_ROC), or wanted by no rule, which nothing counts.
     pub fn receive(&self, frame: &[u8]) -> bool {
         self.act(|state| state.receive(frame))
+    }
+
+    /// A frame with a bad check sequence arrives from the wire. It is dropped, and GLPRT_CRCERRS counts it.
+    pub fn receive_damaged(&self) {
+        self.act(State::receive_damaged);
     }
 
     /// The frames that went to the wire since the last call, without FCS. Empty while [`on_sent`](Self::on_sent) takes them. It keeps the newest 65,536.

@@ -14,6 +14,7 @@ const GLPRT_GOTC: u32 = 0x38_0b40;
 const GLPRT_UPTC: u32 = 0x38_11c0;
 const GLPRT_MPTC: u32 = 0x38_1200;
 const GLPRT_BPTC: u32 = 0x38_1240;
+const GLPRT_CRCERRS: u32 = 0x38_0100;
 const GLPRT_ROC: u32 = 0x38_0240;
 /// Counters by frame size, 64 bytes apart: up to 64, 127, 255, 511, 1023, 1522, 9522.
 const GLPRT_PRC: u32 = 0x38_0900;
@@ -50,6 +51,10 @@ impl State {
 
     fn add32(&mut self, at: u32) {
         self.regs.set(at, self.regs.get(at).wrapping_add(1));
+    }
+
+    pub(crate) fn count_damaged(&mut self) {
+        self.add40(GLPRT_CRCERRS, 1);
     }
 
     pub(crate) fn count_oversize(&mut self) {

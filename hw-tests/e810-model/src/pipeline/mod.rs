@@ -16,6 +16,7 @@ pub(crate) use filters::{Filters, Program};
 pub(crate) use section::BUFFER;
 
 use crate::adminq;
+use crate::fault::Fault;
 use crate::frame::Frame;
 use crate::rx::Choice;
 use crate::state::State;
@@ -89,7 +90,9 @@ impl State {
             return Choice::default();
         };
         let hash = self.hash_of(interface, frame);
-        let spread = hash.and_then(|hash| interface.queue(self.spread(interface, hash)));
+        let spread = hash
+            .filter(|_| self.fault != Fault::NoSpread)
+            .and_then(|hash| interface.queue(self.spread(interface, hash)));
         let mut choice = Choice {
             queue: spread.or_else(|| interface.queue(0)).unwrap_or(0),
             hash,

@@ -37,6 +37,13 @@ impl State {
         self.take_in(frame)
     }
 
+    /// A frame with a bad check sequence comes from the wire: it is counted and goes nowhere.
+    pub(crate) fn receive_damaged(&mut self) {
+        if self.link_is_up() && !self.reset_is_pending() {
+            self.count_damaged();
+        }
+    }
+
     /// The MAC has a frame: from the wire, or looped back.
     pub(crate) fn take_in(&mut self, frame: &[u8]) -> bool {
         let mut padded = frame.to_vec();
@@ -223,7 +230,13 @@ impl State {
             return false;
         }
         let mut packet_at = bytes::u64_at(&read, 0);
-        let mut header_at = bytes::u64_at(&read, 8) & !1;
+        let mut header_at = bytes::u64_at(&read, 8);
+        if self.card.strict && header_at & 1 != 0 {
+            self.refuse(format!(
+                "a descriptor's header address {header_at:#x} is odd: bit 0 is the done bit"
+            ));
+        }
+        header_at &= !1;
         if self.fault == Fault::SwappedBuffers && first.is_some_and(|(_, part)| part.split) {
             std::mem::swap(&mut packet_at, &mut header_at);
         }

@@ -269,6 +269,12 @@ fn a_hash_profile_spreads_over_the_table() {
         }
     }
     assert_eq!(hash, expected);
+    driver.card.set_fault(Fault::NoSpread);
+    let before = driver.descriptor(0, 10)[8] & 1;
+    for port in 0..20 {
+        assert!(driver.card.receive(&udp(MAC, (1000 + port, 9), &[0; 64])));
+    }
+    assert_eq!((before, driver.descriptor(0, 20)[8] & 1), (0, 1));
 }
 
 /// A filter descriptor and a dummy packet through transmit queue 8 of a VSI that may program filters.

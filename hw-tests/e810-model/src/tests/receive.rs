@@ -189,6 +189,16 @@ fn no_descriptors_no_packet_and_a_count() {
 }
 
 #[test]
+fn damaged_and_long_frames_are_counted() {
+    let driver = ready(open(), Setup::default());
+    driver.card.receive_damaged();
+    assert_eq!(driver.card.read32(0x38_0100), 1);
+    assert!(!driver.card.receive(&udp(MAC, (1, 2), &[0; 1500])));
+    assert_eq!(driver.card.read32(0x38_0240), 1);
+    assert_eq!(driver.card.read32(0x38_1300), 0);
+}
+
+#[test]
 fn the_check_sequence_comes_along_when_it_is_not_stripped() {
     let driver = ready(
         open(),
