@@ -4,6 +4,7 @@
 
 mod memory;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -27,15 +28,24 @@ const MSIX: u8 = 0x11;
 
 /// BAR 0 of the model.
 #[derive(Debug)]
-pub struct Chip(Arc<E810>);
+pub struct Chip {
+    card: Arc<E810>,
+    /// What registers say once, instead of what they have.
+    says: Mutex<BTreeMap<u32, u32>>,
+}
 
 impl Registers for Chip {
     fn read32(&self, offset: u32) -> u32 {
-        self.0.read32(offset)
+        let said = self
+            .says
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&offset);
+        said.unwrap_or_else(|| self.card.read32(offset))
     }
 
     fn write32(&self, offset: u32, value: u32) {
-        self.0.write32(offset, value);
+        self.card.write32(offset, value);
     }
 }
 
@@ -100,7 +110,10 @@ impl IceModel {
         card.set_memory(iommu.clone());
         card.set_interrupts(wires.clone());
         Arc::new(Self {
-            chip: Arc::new(Chip(card)),
+            chip: Arc::new(Chip {
+                card,
+                says: Mutex::default(),
+            }),
             iommu,
             wires,
             id,
@@ -114,7 +127,7 @@ impl IceModel {
     /// The card itself.
     #[must_use]
     pub fn card(&self) -> &Arc<E810> {
-        &self.chip.0
+        &self.chip.card
     }
 
     /// From now on it misbehaves like this.
@@ -143,6 +156,17 @@ impl IceModel {
     #[must_use]
     pub fn dma_faults(&self) -> u64 {
         self.iommu.faults()
+    }
+
+    /// Registers say this the next time they are read, and the vector of everything but queues is raised: what the card's hardware would have to say by itself.
+    pub fn say(&self, registers: &[(u32, u32)]) {
+        let says = &self.chip.says;
+        says.lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .extend(registers.iter().copied());
+        if let Some(fd) = self.wires.fds().last() {
+            ring(fd.as_fd());
+        }
     }
 
     /// The system reports an error of the NIC.

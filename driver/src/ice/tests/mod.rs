@@ -1,6 +1,8 @@
 //! The driver end to end on the model.
 
+mod faults;
 mod intel;
+mod life;
 mod rig;
 mod split;
 mod steering;

@@ -330,7 +330,10 @@ pub(crate) fn udp_to(to: [u8; 6], src_port: u16, dst_port: u16, len: usize) -> V
     frame
 }
 
-/// A package with the field vectors of Intel's, as far as packets of the tests need them.
+/// A package with the tables of Intel's, as far as packets of the tests need them; or the file that `DEVRX_TEST_DDP` names.
 pub(crate) fn package() -> Arc<[u8]> {
-    super::intel::package()
+    match std::env::var_os("DEVRX_TEST_DDP") {
+        Some(path) => std::fs::read(path).unwrap().into(),
+        None => super::intel::package(),
+    }
 }

@@ -223,7 +223,11 @@ fn memory_that_is_not_the_cpus_needs_a_package() {
     rig.end();
     let rig = Rig::new(Setup::default());
     assert!(!rig.nic.needs().cpu_reads_payload);
-    assert_eq!(rig.nic.package(), Some("ICE OS Default Package 1.3.99.0"));
+    let package = rig.nic.package().unwrap();
+    assert!(
+        package.starts_with("ICE OS Default Package 1.3."),
+        "{package}"
+    );
     rig.end();
 }
 
