@@ -85,6 +85,7 @@ impl State {
         self.vsis.clear();
         self.switch.clear();
         self.resources.function_cleared();
+        self.package.function_cleared();
         self.package_reserves();
         self.clear_filters();
     }

@@ -62,7 +62,7 @@ impl Entry {
 }
 
 /// The block.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Block {
     kind: Kind,
     groups: Vec<u8>,

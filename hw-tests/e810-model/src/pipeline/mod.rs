@@ -33,6 +33,8 @@ pub(crate) struct Package {
     pub(crate) switch: Block,
     pub(crate) director: Block,
     pub(crate) hash: Block,
+    /// The three as the package had them.
+    shipped: [Block; 3],
 }
 
 impl Package {
@@ -75,6 +77,15 @@ impl Package {
 
     pub(crate) fn activate(&mut self) {
         self.loaded = true;
+        self.shipped = [&self.switch, &self.director, &self.hash].map(Clone::clone);
+    }
+
+    /// What the driver wrote over the package's tables goes, as do the numbers that it was given for it.
+    pub(crate) fn function_cleared(&mut self) {
+        if self.loaded {
+            let [switch, director, hash] = self.shipped.clone();
+            (self.switch, self.director, self.hash) = (switch, director, hash);
+        }
     }
 }
 

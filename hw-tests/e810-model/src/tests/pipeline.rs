@@ -277,6 +277,25 @@ fn a_hash_profile_spreads_over_the_table() {
     assert_eq!((before, driver.descriptor(0, 20)[8] & 1), (0, 1));
 }
 
+#[test]
+fn a_function_reset_gives_the_packages_tables_back() {
+    let (mut driver, vsi) = ready();
+    for _ in 0..3 {
+        for _ in 0..127 {
+            let profile = driver.resource(0x60);
+            let entry = driver.resource(0x61);
+            driver.profile(40, profile as u8, entry, vsi);
+        }
+        driver.card.write32(0x9_1000, 1);
+        driver.admin();
+        assert_eq!(driver.add_vsi(0, 4), vsi);
+        driver.add_mac(vsi, MAC);
+        assert!(driver.start(0, Setup::default()));
+        assert!(driver.card.receive(&udp(MAC, (1, 2), &[0; 64])));
+        assert_eq!(driver.descriptor(0, 0)[9] & 0x10, 0, "no hash");
+    }
+}
+
 /// A filter descriptor and a dummy packet through transmit queue 8 of a VSI that may program filters.
 fn program(driver: &mut Driver, low: u64, high: u64, packet: &[u8]) {
     const RING: u64 = BASE + 0xc0_0000;
