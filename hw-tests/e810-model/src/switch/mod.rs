@@ -120,11 +120,12 @@ pub(crate) struct Switch {
 }
 
 impl Switch {
-    /// The function's rules go, and what is in its lists; recipes are the device's.
+    /// The function's rules go, its lists, and the recipes it added, as their numbers are given back.
     pub(crate) fn clear(&mut self) {
-        self.rules.clear();
-        self.lists.clear();
-        self.large_actions.clear();
+        *self = Self {
+            next: self.next,
+            ..Self::default()
+        };
     }
 
     pub(crate) fn knows(&self, number: u16) -> bool {
