@@ -10,7 +10,7 @@
  *     send BYTES                                 sends one frame (in hexadecimal); `sent 1`
  *     quit
  *
- * At first it prints `ready` once the link is up.
+ * At first, once the link is up, it prints `ready KEY`, the hash's key in hexadecimal.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -82,6 +82,21 @@ static void start(void)
     }
     if (!link.link_status)
         fail("the link stays down", ETIMEDOUT);
+}
+
+static void ready(void)
+{
+    static uint8_t key[64];
+    struct rte_eth_rss_conf hash = {.rss_key = key, .rss_key_len = sizeof(key)};
+    struct rte_eth_dev_info info;
+    int error = rte_eth_dev_rss_hash_conf_get(PORT, &hash);
+
+    if (error < 0 || (error = rte_eth_dev_info_get(PORT, &info)) < 0)
+        fail("the key of the hash", error);
+    printf("ready ");
+    for (unsigned int at = 0; at < info.hash_key_size && at < sizeof(key); at++)
+        printf("%02x", key[at]);
+    putchar('\n');
 }
 
 static void show(uint16_t index, const struct rte_mbuf *packet)
@@ -179,7 +194,7 @@ int main(int argc, char **argv)
     if (error < 0)
         fail("DPDK's start", rte_errno);
     start();
-    puts("ready");
+    ready();
     while (fgets(line, sizeof(line), stdin)) {
         if (sscanf(line, "receive %u %u", &packets, &quiet) == 2) {
             receive(packets, quiet);

@@ -32,9 +32,6 @@ struct Arguments {
     /// Keep the guests' files: console, QEMU's messages, the model's log, initramfs.
     #[arg(long)]
     keep: bool,
-    /// Only the tests of `cargo xtask test model`.
-    #[arg(long)]
-    lane: bool,
     /// List the tests and end.
     #[arg(long)]
     list: bool,
@@ -53,11 +50,7 @@ fn main() -> ExitCode {
 
 fn lane(arguments: &Arguments) -> Result<bool> {
     let filter = arguments.filter.as_deref().unwrap_or_default();
-    let mut tests: Vec<Test> = if arguments.lane {
-        trust::lane()
-    } else {
-        trust::all()
-    };
+    let mut tests: Vec<Test> = trust::all();
     tests.retain(|test| test.name.contains(filter));
     if arguments.list {
         for test in &tests {

@@ -105,7 +105,7 @@ impl Control {
                 .ok();
         }
         for (id, card) in &mut self.cards {
-            for request in ["fault none", "link up"] {
+            for request in ["fault none", "link up", "refusals"] {
                 if let Err(error) = card.ask(request) {
                     println!("    (the model of {id}: {error:#})");
                 }

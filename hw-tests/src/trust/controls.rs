@@ -82,17 +82,22 @@ fn splitting(host: &mut Host) -> Result<()> {
 fn steering_faults(host: &mut Host) -> Result<()> {
     let peer = Peer::with_ice(host, Mode::Full)?;
     reachable(host)?;
-    control(host, "no-flow-director", |_| steering::steers(&peer))?;
-    control(host, "wrong-hash", |_| steering::spreads(&peer))
+    control(host, "no-flow-director", |_| steering::steers(&peer))
+}
+
+/// Linux's ice comes up and is reachable, from the beginning.
+fn comes_up(host: &mut Host) -> Result<()> {
+    unload().ok();
+    Peer::with_ice(host, Mode::Full).and_then(|_peer| reachable(host))
 }
 
 fn commands(host: &mut Host) -> Result<()> {
+    comes_up(host)?;
     for fault in ["no-rules", "fail-command:0210", "fail-command:0c30"] {
-        control(host, fault, |host| {
-            let up = Peer::with_ice(host, Mode::Full).and_then(|_peer| reachable(host));
-            unload()?;
-            up
-        })?;
+        host.card(NIC, &format!("fault {fault}"))?;
+        let noticed = must_fail(fault, comes_up(host));
+        host.card(NIC, "fault none")?;
+        noticed?;
     }
-    Ok(())
+    comes_up(host)
 }

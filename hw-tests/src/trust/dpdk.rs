@@ -5,6 +5,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::steering::toeplitz;
 use super::test;
 use super::tools::{Mode, NIC, dma_faults, firmware, log_lines, must_fail, nothing_refused};
 use crate::frame;
@@ -31,6 +32,8 @@ const PORT: u16 = 5000;
 struct Dpdk {
     child: Child,
     lines: BufReader<ChildStdout>,
+    /// The key of the hash.
+    key: Vec<u8>,
 }
 
 /// A packet that it received.
@@ -39,6 +42,7 @@ struct Packet {
     queue: u32,
     segments: u32,
     first: usize,
+    hash: u32,
     bytes: Vec<u8>,
 }
 
@@ -52,8 +56,13 @@ impl Dpdk {
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().context("cannot start DPDK's program")?;
         let lines = BufReader::new(child.stdout.take().context("no output")?);
-        let mut dpdk = Self { child, lines };
-        dpdk.until("ready")?;
+        let mut dpdk = Self {
+            child,
+            lines,
+            key: Vec::new(),
+        };
+        let (_, ready) = dpdk.until("ready ")?;
+        dpdk.key = from_hex(ready.trim_start_matches("ready ")).context("no key")?;
         Ok(dpdk)
     }
 
@@ -95,10 +104,8 @@ impl Dpdk {
                     queue: word()?.parse()?,
                     segments: word()?.parse()?,
                     first: word()?.parse()?,
-                    bytes: {
-                        word()?;
-                        from_hex(word()?).context("no hexadecimal")?
-                    },
+                    hash: u32::from_str_radix(word()?, 16)?,
+                    bytes: from_hex(word()?).context("no hexadecimal")?,
                 })
             })
             .collect()
@@ -142,6 +149,14 @@ fn split_right(host: &mut Host, dpdk: &mut Dpdk) -> Result<()> {
             frame.len(),
             packet.segments,
             packet.first
+        );
+        // Addresses and ports, as they are in the frame.
+        let hash = toeplitz(&dpdk.key, &frame[26..38]);
+        ensure!(
+            packet.hash == hash,
+            "a frame of {} bytes has the hash {:08x}, not {hash:08x}",
+            frame.len(),
+            packet.hash
         );
     }
     Ok(())
@@ -219,6 +234,9 @@ fn faults(host: &mut Host) -> Result<()> {
         "split-off-by-one",
         "wrong-header-length",
         "wrong-packet-length",
+        "wrong-hash",
+        "no-sph",
+        "hbo",
     ] {
         host.card(NIC, &format!("fault {fault}"))?;
         let noticed = must_fail(fault, split_right(host, &mut dpdk));

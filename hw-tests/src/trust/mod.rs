@@ -24,14 +24,6 @@ const fn test(name: &'static str, run: fn(&mut crate::inside::Host) -> anyhow::R
     Test::new(name, run).on(E810).igb(Driver::Any).limit(60)
 }
 
-/// The tests of the lane.
-#[must_use]
-pub fn lane() -> Vec<Test> {
-    let mut tests = all();
-    tests.truncate(3);
-    tests
-}
-
 /// Every test, in the order they run in.
 #[must_use]
 pub fn all() -> Vec<Test> {

@@ -82,6 +82,9 @@ fn pack(tree: &Tree, kernel: &Kernel, programs: &[(&str, &Path)]) -> Result<Vec<
         archive.copy(name.trim_start_matches('/'), file)?;
         libraries.extend(tree.needs(file)?);
     }
+    // Loaded where a thread is cancelled.
+    let unwinder = "libgcc_s.so.1";
+    libraries.push((unwinder.to_owned(), tree.path(LIBRARIES).join(unwinder)));
     libraries.sort();
     libraries.dedup_by(|a, b| a.0 == b.0);
     for (name, file) in libraries {

@@ -24,7 +24,7 @@ pub(super) const QUEUES: u32 = 2;
 const PORT: u16 = 6000;
 
 /// The hash that Microsoft calls Toeplitz, over `input` with `key`.
-fn toeplitz(key: &[u8], input: &[u8]) -> u32 {
+pub(super) fn toeplitz(key: &[u8], input: &[u8]) -> u32 {
     let bit = |bytes: &[u8], at: usize| {
         bytes
             .get(at / 8)

@@ -33,7 +33,6 @@ pub fn run() -> Result<Tally> {
         return Ok(tally);
     }
     let mut command = lane()?;
-    command.arg("--lane");
     shell::step("model: other people's drivers on it");
     report(&mut tally, &mut command)?;
     if let Some(reason) = tally.reason.take() {
