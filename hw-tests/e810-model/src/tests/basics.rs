@@ -147,3 +147,64 @@ fn a_card_that_is_gone_reads_ones() {
     driver.card.config_read(0, &mut id);
     assert_eq!(id, [0xff; 4]);
 }
+
+#[test]
+fn locks_are_held_once_and_given_back_once() {
+    let mut driver = Driver::new(Personality::default());
+    let mut lock = |opcode: u16, resource: u8, access: u8| {
+        let mut params = [0; 16];
+        params[0] = resource;
+        params[2] = access;
+        driver.send(opcode, params, &[], false).code
+    };
+    assert_eq!(lock(8, 1, 1), 0);
+    assert_eq!(lock(8, 1, 1), 12);
+    assert_eq!(lock(9, 1, 0), 0);
+    assert_eq!(lock(9, 1, 0), 14);
+    assert_eq!(lock(8, 1, 3), 14);
+    assert_eq!(lock(8, 9, 1), 14);
+}
+
+#[test]
+fn the_schedulers_tree_is_changed_by_commands() {
+    let mut driver = Driver::new(Personality::default());
+    let topology = driver.send(0x0400, [0; 16], &[0; 4096], false).buffer;
+    let node = |i: usize| {
+        let at = 8 + i * 24;
+        let word = |at: usize| u32::from_le_bytes(topology[at..at + 4].try_into().unwrap());
+        (word(at), word(at + 4))
+    };
+    let mut one = [0; 16];
+    one[0] = 1;
+    let delete = |(parent, teid): (u32, u32)| {
+        let mut buffer = parent.to_le_bytes().to_vec();
+        buffer.extend([1, 0, 0, 0]);
+        buffer.extend(teid.to_le_bytes());
+        buffer
+    };
+    assert_eq!(
+        driver.send(0x040f, one, &delete(node(7)), true).code,
+        12,
+        "children"
+    );
+    assert_eq!(driver.send(0x040f, one, &delete((1, 2)), true).code, 14);
+    assert_eq!(driver.send(0x040f, one, &delete(node(8)), true).code, 0);
+    assert_eq!(driver.send(0x040f, one, &delete(node(7)), true).code, 0);
+    // Query, suspend, path to the root.
+    let mut query = [0; 24];
+    query[4..8].copy_from_slice(&node(6).1.to_le_bytes());
+    driver.done(0x0409, one, &node(6).1.to_le_bytes());
+    let found = driver.done(0x0404, one, &query).buffer;
+    assert_eq!(found[..4], node(6).0.to_le_bytes());
+    assert_eq!(found[8 + 3] & 1, 1, "suspended");
+    let mut params = [0; 16];
+    params[..4].copy_from_slice(&node(6).1.to_le_bytes());
+    let path = driver.send(0x0413, params, &[0; 4096], false);
+    assert_eq!(path.params[4], 7);
+    assert_eq!(path.buffer[4..8], node(0).1.to_le_bytes());
+    // Nine layers.
+    assert_eq!(
+        driver.send(0x0412, [0; 16], &[0; 512], false).buffer[..4],
+        [9, 0, 9, 0]
+    );
+}

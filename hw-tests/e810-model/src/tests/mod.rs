@@ -4,6 +4,7 @@ mod basics;
 mod hostile;
 mod pipeline;
 mod receive;
+mod switch;
 mod transmit;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -49,6 +50,7 @@ struct Setup {
     kinds: u64,
     always: u64,
     header: u64,
+    buffer: u64,
     rxdid: u32,
     strip_crc: u64,
 }
@@ -60,6 +62,7 @@ impl Default for Setup {
             kinds: 0xf,
             always: 0,
             header: 256,
+            buffer: 2048,
             rxdid: 2,
             strip_crc: 1,
         }
@@ -220,7 +223,7 @@ impl Driver {
         for (lsb, value) in [
             (32, ring >> 7),
             (89, u64::from(DESCRIPTORS)),
-            (102, 2048 / 128),
+            (102, setup.buffer / 128),
             (109, setup.header / 64),
             (114, setup.split),
             (116, 1),

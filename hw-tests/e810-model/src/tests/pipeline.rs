@@ -5,6 +5,8 @@ use crate::{Fault, Reset, small_package};
 
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 7];
 
+const OTHER_MAC: [u8; 6] = [2, 9, 9, 9, 9, 9];
+
 /// Buffers of a package's configuration segment that are downloaded: those with metadata come after them.
 fn buffers_of(package: &[u8]) -> Vec<Vec<u8>> {
     let word = |at: usize| u32::from_le_bytes(package[at..at + 4].try_into().unwrap());
@@ -426,16 +428,17 @@ fn a_recipe_on_ports_sends_a_flow_to_another_vsi() {
     params[0] = 1;
     driver.done(0x02a0, params, &rule);
     // To any address, as the recipe looks at the port only.
-    assert!(
-        driver
-            .card
-            .receive(&udp([2, 9, 9, 9, 9, 9], (1, 5000), &[0; 64]))
-    );
+    assert!(driver.card.receive(&udp(OTHER_MAC, (1, 5000), &[0; 64])));
     assert_eq!(driver.descriptor(8, 0)[8] & 1, 1);
     assert!(driver.card.receive(&udp(MAC, (1, 5000), &[0; 64])));
     assert_eq!(driver.descriptor(8, 1)[8] & 1, 1);
     assert!(driver.card.receive(&udp(MAC, (1, 5001), &[0; 64])));
     assert_eq!(received(&driver), [0]);
+    // TCP has another profile, with its ports in the same words.
+    let mut tcp = udp(OTHER_MAC, (1, 5000), &[0; 64]);
+    tcp[23] = 6;
+    tcp[46] = 0x50;
+    assert!(!driver.card.receive(&tcp));
     let recipes = {
         let mut params = [0; 16];
         params[2] = number as u8;

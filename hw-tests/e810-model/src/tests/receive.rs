@@ -237,6 +237,10 @@ fn contexts_that_cannot_work_do_not_start() {
             ..Setup::default()
         },
         Setup {
+            buffer: 1024,
+            ..Setup::default()
+        },
+        Setup {
             rxdid: 40,
             ..Setup::default()
         },
@@ -249,7 +253,7 @@ fn contexts_that_cannot_work_do_not_start() {
     }
     driver.card.write32(0x12_0000 + 300 * 4, 1);
     assert_eq!(driver.card.read32(0x12_0000 + 300 * 4) & 4, 0);
-    assert_eq!(driver.card.refusals().len(), 4);
+    assert_eq!(driver.card.refusals().len(), 5);
 }
 
 #[test]
