@@ -39,6 +39,11 @@ impl Status {
     /// A VLAN tag was taken out and is here.
     pub(super) const TAGGED: u64 = 1 << 13;
 
+    /// What a plain packet is told by.
+    pub(super) const LOOK: u64 = Self::DD | Self::EOF | Self::HBO | Self::RXE | Self::BAD;
+    /// What it has of that: it is done and ends here.
+    pub(super) const PLAIN: u64 = Self::DD | Self::EOF;
+
     /// Whether any of `bits` is set.
     #[inline(always)]
     pub(super) const fn has(self, bits: u64) -> bool {

@@ -42,6 +42,8 @@ mod nic;
 mod options;
 mod package;
 mod parts;
+#[cfg(target_arch = "x86_64")]
+mod quads;
 mod queue;
 mod receive;
 mod recipe;

@@ -87,6 +87,12 @@ impl<D: Device> IceQueue<D> {
         self.index
     }
 
+    /// From now on one packet at a time is looked at, as where the processor can do no more.
+    #[cfg(all(test, target_arch = "x86_64"))]
+    pub(super) const fn look_at_each(&mut self) {
+        self.receive.avx2 = None;
+    }
+
     /// Whether the hardware queue is still this one's: no reset has come between.
     fn current(&self) -> bool {
         self.shared.epoch.load(Ordering::Acquire) == self.epoch

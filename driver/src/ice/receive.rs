@@ -13,8 +13,10 @@
 //! | splits | 0, 0 | nothing | everything | the attachment's choice; dropped where the CPU does not read the chunk |
 //! | does not split | any | nothing | everything | delivered |
 
+mod manner;
+mod plain;
+
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use arrayvec::ArrayVec;
@@ -27,9 +29,14 @@ use super::descriptor::{Info, Status};
 use super::ring::Ring;
 use crate::chunk::{NO_FLOW, RxChunk, RxFlags};
 use crate::flow::{Classifier, RuleBoard};
+#[cfg(target_arch = "x86_64")]
+use crate::lanes::Avx2;
 use crate::packet::{MAX_HEADERS, parse};
-use crate::queue::{HeaderSlots, QueueConfig, Unsplit};
-use crate::sink::{Row, RxSink};
+use crate::queue::{HeaderSlots, QueueConfig};
+use crate::sink::RxSink;
+
+pub(super) use manner::Manner;
+use plain::flags;
 
 /// The chunks of one packet at most: what the device puts it into.
 pub(super) const MAX_PARTS: usize = MOST_BUFFERS as usize;
@@ -41,32 +48,6 @@ const REFILL: usize = 64;
 struct Part {
     chunk: u32,
     length: u16,
-}
-
-/// How a queue's packets come.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct Manner {
-    /// Headers are split off by the NIC.
-    pub splits: bool,
-    /// Splitting was asked for, whether the NIC does it or not.
-    pub asked: bool,
-    /// What is not split is dropped.
-    pub drops_unsplit: bool,
-    /// The CPU may read chunks.
-    pub readable: bool,
-}
-
-impl Manner {
-    /// What a configuration comes to, on a NIC that splits or does not.
-    pub(super) fn of(config: &QueueConfig, parser: bool) -> Self {
-        let readable = config.provider.region().cpu_readable();
-        Self {
-            splits: config.split && parser,
-            asked: config.split,
-            drops_unsplit: config.split && (config.unsplit == Unsplit::Drop || !readable),
-            readable,
-        }
-    }
 }
 
 /// The receive path.
@@ -93,6 +74,8 @@ pub(super) struct Receive {
     /// The header in hand, ours alone.
     look: Box<[u8; MAX_HEADERS]>,
     counts: Counts,
+    #[cfg(target_arch = "x86_64")]
+    pub(super) avx2: Option<Avx2>,
     /// Whose chunks they are. Keeps the share.
     provider: Arc<dyn MemoryProvider>,
 }
@@ -123,6 +106,8 @@ impl Receive {
             stopped: false,
             look: Box::new([0; MAX_HEADERS]),
             counts: Counts::default(),
+            #[cfg(target_arch = "x86_64")]
+            avx2: Avx2::detect(),
             provider: config.provider,
         }
     }
@@ -157,12 +142,8 @@ impl Receive {
         let takes_all = self.classifier.takes_all();
         // Ends: nothing is posted meanwhile, and every turn takes a descriptor out or is the last.
         loop {
-            if let Some(flow) = takes_all
-                && self.manner.splits
-                && self.partial.is_empty()
-                && !self.discard
-            {
-                self.plain(flow, now, out);
+            if self.manner.splits && self.partial.is_empty() && !self.discard {
+                self.plain(takes_all, now, out);
             }
             let Some(status) = self.ring.done() else {
                 break;
@@ -174,48 +155,6 @@ impl Receive {
             self.ring.advance(1);
         }
         before - out.room()
-    }
-
-    /// Nearly every packet: one chunk, header split off, no error, no rule to look up. As many as there are in a row.
-    #[inline(always)]
-    fn plain<S: RxSink>(&mut self, flow: u16, now: u64, out: &mut S) {
-        const LOOK: u64 = Status::DD | Status::EOF | Status::HBO | Status::RXE | Status::BAD;
-        let (slot_size, chunk_size) = (u32::from(self.slot_size), self.chunk_size);
-        let row = self.ring.row(out.room());
-        let Row {
-            packets,
-            header_bytes,
-            payload_bytes,
-        } = out.extend(row.map_while(|([info, status, ..], &chunk)| {
-            // The status first: it has the done bit, behind which the rest is there.
-            let status = Status(u64::from_le(status.load(Ordering::Acquire)));
-            let info = Info(u64::from_le(info.load(Ordering::Relaxed)));
-            let length = info.length();
-            let header = info.split_length();
-            // A header that was split off is not empty.
-            if status.0 & LOOK != Status::DD | Status::EOF
-                || header.wrapping_sub(1) >= slot_size
-                || length > chunk_size
-            {
-                return None;
-            }
-            Some(RxChunk {
-                chunk: ChunkIndex(chunk),
-                offset: 0,
-                length,
-                // Not above the slot's size.
-                header_length: header as u16,
-                vlan: status.vlan(),
-                rss_hash: status.hash(),
-                flags: RxFlags::SPLIT | flags(status),
-                flow,
-                timestamp: now,
-            })
-        }));
-        // At most a ring.
-        self.ring.advance(packets as u32);
-        self.counts.received += packets as u64;
-        self.counts.bytes += header_bytes + payload_bytes;
     }
 
     /// A descriptor that is not the simplest case. False, and nothing is done, when the batch has no room for the packet it ends.
@@ -469,24 +408,3 @@ impl Receive {
         }
     }
 }
-
-/// What a packet's last descriptor says of checksums, tag and hash.
-#[inline(always)]
-fn flags(status: Status) -> RxFlags {
-    let mut bits = RxFlags::TIMESTAMP_SW.bits()
-        | (status.0 & Status::HASHED) as u32 >> 6
-        | (status.0 & Status::TAGGED) as u32 >> 8;
-    bits |= if status.has(Status::BAD) {
-        RxFlags::CSUM_BAD.bits()
-    } else {
-        (status.0 & Status::L3L4P) as u32 >> 1
-    };
-    RxFlags::from_bits_retain(bits)
-}
-
-const _: () = assert!(
-    RxFlags::CSUM_GOOD.bits() as u64 == Status::L3L4P >> 1
-        && RxFlags::VLAN.bits() as u64 == Status::TAGGED >> 8
-        && RxFlags::HASH.bits() as u64 == Status::HASHED >> 6,
-    "flags are moved there from the status"
-);

@@ -159,6 +159,23 @@ impl Ring {
             .zip(self.chunks.get(at..end).unwrap_or_default())
     }
 
+    /// The same by four, each descriptor as two pairs.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    pub(super) fn quads(
+        &self,
+        most: usize,
+    ) -> impl Iterator<Item = (&[[[AtomicU64; 2]; 2]; 4], &[u32; 4])> {
+        let at = (self.head & self.mask) as usize;
+        let most = (self.posted() as usize).min(most);
+        let end = (at + most).min(self.chunks.len());
+        let pairs = self.descriptors.as_ref().map_or(&[][..], DmaBuffer::pairs);
+        let pairs = pairs.get(2 * at..2 * end).unwrap_or_default();
+        let chunks = self.chunks.get(at..end).unwrap_or_default();
+        let descriptors = pairs.as_chunks::<2>().0.as_chunks::<4>().0;
+        descriptors.iter().zip(chunks.as_chunks::<4>().0)
+    }
+
     /// The status word of the oldest descriptor; `None` while there is none or the device has it.
     #[inline(always)]
     pub(super) fn done(&self) -> Option<Status> {

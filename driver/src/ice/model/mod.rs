@@ -169,6 +169,15 @@ impl IceModel {
         }
     }
 
+    /// Writes descriptor `index` of receive queue `queue` back, whatever the card would have to say: the ring is where the queue's context has it.
+    pub fn scribble(&self, queue: u32, index: u32, words: [u64; 4]) {
+        // The words of a context are 8 KiB apart; the ring is from bit 32 on, in units of 128 bytes.
+        let word = |at: u32| u64::from(self.card().read32(0x28_0000 + at * 0x2000 + queue * 4));
+        let ring = (word(1) | (word(2) & 0x1ff_ffff) << 32) << 7;
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        let _ = devrx_e810_model::Dma::write(&*self.iommu, ring + u64::from(index) * 32, &bytes);
+    }
+
     /// The system reports an error of the NIC.
     pub fn make_trouble(&self) {
         ring(self.trouble.as_fd());

@@ -3,6 +3,8 @@
 mod faults;
 mod intel;
 mod life;
+#[cfg(target_arch = "x86_64")]
+mod quads;
 mod rig;
 mod split;
 mod steering;
