@@ -178,6 +178,11 @@ impl IceModel {
         let _ = devrx_e810_model::Dma::write(&*self.iommu, ring + u64::from(index) * 32, &bytes);
     }
 
+    /// Writes memory that the card can reach, as if it had.
+    pub fn corrupt(&self, iova: u64, bytes: &[u8]) {
+        let _ = devrx_e810_model::Dma::write(&*self.iommu, iova, bytes);
+    }
+
     /// The system reports an error of the NIC.
     pub fn make_trouble(&self) {
         ring(self.trouble.as_fd());

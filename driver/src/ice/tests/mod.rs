@@ -1,6 +1,7 @@
 //! The driver end to end on the model.
 
 mod faults;
+mod hostile;
 mod intel;
 mod life;
 #[cfg(target_arch = "x86_64")]
