@@ -136,12 +136,12 @@ impl Recipes {
             .collect()
     }
 
-    /// Whether a packet has in the recipe's words what a rule's header has.
+    /// Whether a packet has in the recipe's words what a rule's header has. Its profile must have the recipe; that the header's was the same is not asked, as
+    /// the words alone are the key.
     pub(crate) fn matches(&self, number: u16, rule: &Extracted, packet: &Extracted) -> bool {
         let words = self.words(number);
         !words.is_empty()
             && self.of_profile(packet.profile) >> (number & 63) & 1 != 0
-            && rule.profile == packet.profile
             && words.iter().all(|(index, mask)| {
                 let at = usize::from(*index);
                 match (rule.words.get(at), packet.words.get(at)) {

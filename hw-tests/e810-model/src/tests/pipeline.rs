@@ -3,7 +3,7 @@
 use super::*;
 use crate::{Fault, Reset, small_package};
 
-const MAC: [u8; 6] = [2, 0, 0, 0, 0, 7];
+pub(super) const MAC: [u8; 6] = [2, 0, 0, 0, 0, 7];
 
 const OTHER_MAC: [u8; 6] = [2, 9, 9, 9, 9, 9];
 
@@ -55,7 +55,7 @@ impl Driver {
     }
 
     /// A resource of a type.
-    fn resource(&mut self, kind: u16) -> u16 {
+    pub(super) fn resource(&mut self, kind: u16) -> u16 {
         let mut params = [0; 16];
         params[0] = 1;
         let mut buffer = kind.to_le_bytes().to_vec();
@@ -85,7 +85,7 @@ impl Driver {
     }
 
     /// A profile for IPv4 UDP of a VSI: addresses and ports, from the vector's end on.
-    fn profile(&mut self, block: u32, profile: u8, entry: u16, vsi: u16) {
+    pub(super) fn profile(&mut self, block: u32, profile: u8, entry: u16, vsi: u16) {
         let mut vector = vec![1, 0, profile, 0];
         for i in 0..24 {
             let logical = 23 - i;
@@ -112,7 +112,7 @@ impl Driver {
 }
 
 /// A driver with a package and a VSI of four queues, all running.
-fn ready() -> (Driver, u16) {
+pub(super) fn ready() -> (Driver, u16) {
     let mut driver = Driver::new(Personality::default());
     driver.download(&buffers());
     let vsi = driver.add_vsi(0, 4);
@@ -124,7 +124,7 @@ fn ready() -> (Driver, u16) {
 }
 
 /// The queues that have received something.
-fn received(driver: &Driver) -> Vec<u64> {
+pub(super) fn received(driver: &Driver) -> Vec<u64> {
     (0..4)
         .filter(|queue| driver.descriptor(*queue, 0)[8] & 1 != 0)
         .collect()
@@ -191,6 +191,41 @@ fn a_broken_package_is_refused() {
     });
     none.lock(4);
     assert_eq!(none.send(0x0c40, [0; 16], &buffers()[0], true).code, 25);
+}
+
+#[test]
+fn tables_of_the_function_and_of_the_vsi() {
+    let (mut driver, vsi) = ready();
+    driver.profile(40, 9, 9, vsi);
+    let mut params = [0; 16];
+    params[..2].copy_from_slice(&(vsi | 1 << 15).to_le_bytes());
+    assert_eq!(driver.send(0x0b03, params, &[0; 65], true).code, 14);
+    driver.done(0x0b03, params, &[1; 64]);
+    // The function's, with 512 entries.
+    params[2] = 1 | 1 << 2;
+    driver.done(0x0b03, params, &[2; 512]);
+    assert_eq!(
+        driver.send(0x0b05, params, &[0; 512], false).buffer,
+        [2; 512]
+    );
+    let frame = udp(MAC, (1, 2), &[0; 64]);
+    assert!(driver.card.receive(&frame));
+    assert_eq!(received(&driver), [1]);
+    let mut context = [0_u8; 128];
+    context[..2].copy_from_slice(&(1_u16 << 7).to_le_bytes());
+    context[2] = 1;
+    context[78] = 2;
+    params[2] = 0;
+    driver.done(0x0211, params, &context);
+    assert!(driver.card.receive(&frame));
+    assert_eq!(received(&driver), [1, 2]);
+    // A map beyond the function's queues.
+    let mut context = [0_u8; 128];
+    context[..2].copy_from_slice(&(1_u16 << 6).to_le_bytes());
+    context[2] = 1;
+    context[30] = 255;
+    context[62..64].copy_from_slice(&(1_u16 << 11).to_le_bytes());
+    assert_eq!(driver.send(0x0211, params, &context, true).code, 14);
 }
 
 /// Intel's package, if the environment names a file: the small one says the same of what both have.
@@ -296,98 +331,6 @@ fn a_function_reset_gives_the_packages_tables_back() {
         assert!(driver.card.receive(&udp(MAC, (1, 2), &[0; 64])));
         assert_eq!(driver.descriptor(0, 0)[9] & 0x10, 0, "no hash");
     }
-}
-
-/// A filter descriptor and a dummy packet through transmit queue 8 of a VSI that may program filters.
-fn program(driver: &mut Driver, low: u64, high: u64, packet: &[u8]) {
-    const RING: u64 = BASE + 0xc0_0000;
-    let control = {
-        let mut context = [0_u8; 128];
-        context[2] = 1;
-        context[30] = 8;
-        context[32] = 1;
-        context[90] = 1 << 3;
-        let mut params = [0; 16];
-        params[6] = 2;
-        let answer = driver.done(0x0210, params, &context);
-        u16::from_le_bytes([answer.params[0], answer.params[1]])
-    };
-    driver.start_tx(8, control, RING);
-    let mut descriptors = low.to_le_bytes().to_vec();
-    descriptors.extend(high.to_le_bytes());
-    descriptors.extend((RING + 0x8000).to_le_bytes());
-    let data = (packet.len() as u64) << 34 | (0x10 | 2 | 1) << 4;
-    descriptors.extend(data.to_le_bytes());
-    driver.put(RING, &descriptors);
-    driver.put(RING + 0x8000, packet);
-    driver.card.write32(0x2c_0000 + 8 * 4, 2);
-    assert_eq!(driver.get(RING + 24, 1), [0xf], "written back");
-}
-
-#[test]
-fn a_filter_directs_its_flow_to_its_queue() {
-    let (mut driver, vsi) = ready();
-    driver.card.write32(0x43_a000, 1);
-    let mut context = [0_u8; 128];
-    context[1] = 8;
-    context[90] = 1;
-    let mut params = [0; 16];
-    params[..2].copy_from_slice(&(vsi | 1 << 15).to_le_bytes());
-    driver.done(0x0211, params, &context);
-    let profile = driver.resource(0x58) as u8;
-    let entry = driver.resource(0x59);
-    driver.profile(30, profile, entry, vsi);
-    // Words 23 to 18 are compared; addresses and ports change places.
-    let mut swap = [0_u8; 24];
-    for (word, with) in [(18, 19), (19, 18), (20, 22), (21, 23), (22, 20), (23, 21)] {
-        swap[word] = with | 0x80;
-    }
-    for register in 0..6_u32 {
-        let mut inset = 0;
-        let mut swaps = 0;
-        for byte in 0..4 {
-            let word = (register * 4 + byte) as usize;
-            if word >= 18 {
-                inset |= 0x9f << (byte * 8);
-                swaps |= u32::from(swap[word]) << (byte * 8);
-            }
-        }
-        let at = u32::from(profile) * 4 + register * 512;
-        driver.card.write32(0x41_2000 + at, inset);
-        driver.card.write32(0x41_3000 + at, swaps);
-    }
-    // The flow 10.0.0.1:1000 to 10.0.0.2:9 as its answer: addresses and ports the other way round.
-    let mut packet = udp(MAC, (9, 1000), &[]);
-    packet[26..34].copy_from_slice(&[10, 0, 0, 2, 10, 0, 0, 1]);
-    let low = 3 | 1 << 12 | 1 << 29;
-    let high = 8 | u64::from(vsi) << 14 | 77 << 32;
-    program(&mut driver, low, high, &packet);
-    assert!(
-        driver.card.refusals().is_empty(),
-        "{:?}",
-        driver.card.refusals()
-    );
-    let flow = udp(MAC, (1000, 9), &[0; 64]);
-    assert!(driver.card.receive(&flow));
-    assert!(driver.card.receive(&udp(MAC, (1001, 9), &[0; 64])));
-    assert_eq!(received(&driver), [0, 3]);
-    assert_eq!(driver.descriptor(3, 0)[24], 77, "flow id");
-    assert_eq!(driver.card.read32(0x3a_0000), 1, "counted");
-    driver.card.set_fault(Fault::NoFlowDirector);
-    assert!(driver.card.receive(&flow));
-    assert_eq!(driver.descriptor(0, 1)[8] & 1, 1);
-}
-
-#[test]
-fn a_filter_without_a_profile_is_refused() {
-    let (mut driver, vsi) = ready();
-    program(
-        &mut driver,
-        3 | 1 << 12,
-        8 | u64::from(vsi) << 14,
-        &udp(MAC, (1, 2), &[]),
-    );
-    assert_eq!(driver.card.refusals().len(), 1);
 }
 
 #[test]

@@ -147,7 +147,7 @@ fn vsis_reach_each_other_if_they_may() {
     driver.add_mac(other, OTHER);
     driver.start_tx(0, vsi, RING);
     let frame = udp(OTHER, (1, 2), &[0; 64]);
-    let mut send = |driver: &mut Driver, index: u64| {
+    let send = |driver: &mut Driver, index: u64| {
         driver.put(RING + 0x8000, &frame);
         let mut descriptor = (RING + 0x8000).to_le_bytes().to_vec();
         descriptor.extend(((frame.len() as u64) << 34 | 3 << 4).to_le_bytes());
