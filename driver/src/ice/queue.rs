@@ -12,6 +12,7 @@ use super::interrupts;
 use super::receive::Receive;
 use super::regs::{QRX_CTRL, QRX_TAIL, enable};
 use super::shared::{Control, Shared, Vectors, drain, ring};
+use super::statistics::Discarded;
 use crate::device::{Device, Registers};
 use crate::{DriverError, QueueCounters, RxQueue, RxSink};
 
@@ -181,19 +182,23 @@ impl<D: Device> RxQueue for IceQueue<D> {
     fn counters(&self) -> QueueCounters {
         let counts = self.receive.counts();
         let (discarded, alone) = self.shared.discards_of(self.index);
-        let own = if alone { discarded } else { 0 };
+        let own = if alone {
+            discarded
+        } else {
+            Discarded::default()
+        };
         QueueCounters {
             received: counts.received,
             bytes: counts.bytes,
-            no_descriptor: own,
+            no_descriptor: own.total - own.errors,
             bad_descriptor: counts.bad_descriptor,
             incomplete: counts.incomplete,
             unsplit_drops: counts.unsplit_drops,
             unwanted: counts.unwanted,
-            errors: counts.errors,
+            errors: counts.errors + own.errors,
             unsplit: counts.unsplit,
             refused_chunks: counts.refused_chunks,
-            exact: (alone || discarded == 0) && self.shared.missed() == self.missed,
+            exact: (alone || discarded.total == 0) && self.shared.missed() == self.missed,
             ..QueueCounters::default()
         }
     }

@@ -258,8 +258,10 @@ pub(super) mod statistics {
     pub const GLPRT_RJC: Array = port(0x0038_0b00);
     /// Packets that the port's packet buffer had no room for.
     pub const PRTRPB_RDPC: u32 = 0x000a_c260;
-    /// Packets of a VSI that were discarded on their way to a queue: no descriptor, or the queue is off.
+    /// Packets of a VSI that were discarded on their way to a queue, for whatever reason.
     pub const GLV_RDPC: Array = Array::new(0x0029_4c04, 4, VSIS);
+    /// The same by reason, RW: for want of a descriptor in the low half, for an error in the high half. Each stays at its end until it is written.
+    pub const GLV_REPC: Array = Array::new(0x0029_5804, 4, VSIS);
 }
 
 #[cfg(test)]

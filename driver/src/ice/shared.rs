@@ -10,7 +10,7 @@ use super::fault::{self, Fault};
 use super::init;
 use super::parts::Part;
 use super::regs::{PFGEN_CTRL, PFGEN_CTRL_RESET};
-use super::statistics::{Discards, Totals};
+use super::statistics::{Discarded, Discards, Totals};
 use crate::DriverError;
 use crate::device::{Device, Registers};
 
@@ -27,7 +27,7 @@ struct Ledger {
     of_queue: BTreeMap<u32, Arc<Discards>>,
     live: Vec<Arc<Discards>>,
     /// What VSIs of one queue and of several discarded that are gone.
-    past: [u64; 2],
+    past: [Discarded; 2],
     /// What VSIs discarded that were a queue's own before it was opened last.
     before: BTreeMap<u32, u64>,
 }
@@ -217,7 +217,9 @@ impl<D: Device> Shared<D> {
         let live = ledger.live.len();
         ledger.live.retain(|other| !Arc::ptr_eq(other, &ending));
         if ledger.live.len() < live {
-            ledger.past[usize::from(!ending.alone)] += ending.count(&*self.registers);
+            let count = ending.count(&*self.registers);
+            let past = &mut ledger.past[usize::from(!ending.alone)];
+            *past = sum(*past, count);
         }
     }
 
@@ -226,7 +228,7 @@ impl<D: Device> Shared<D> {
         let mut ledger = lock(&self.ledger);
         let before = ledger.of_queue.remove(&queue);
         if let Some(before) = before.filter(|before| before.alone) {
-            let count = before.count(&*self.registers);
+            let count = before.count(&*self.registers).total;
             *ledger.before.entry(queue).or_default() += count;
         }
     }
@@ -238,33 +240,39 @@ impl<D: Device> Shared<D> {
         };
         let (discarded, alone) = self.discards_of(queue);
         let before = lock(&self.ledger).before.get(&queue).copied().unwrap_or(0);
-        arrived.load(Ordering::Relaxed) + before + if alone { discarded } else { 0 }
+        arrived.load(Ordering::Relaxed) + before + if alone { discarded.total } else { 0 }
     }
 
     /// What the VSI of `queue` discarded; and whether that was all this queue's.
-    pub(super) fn discards_of(&self, queue: u32) -> (u64, bool) {
+    pub(super) fn discards_of(&self, queue: u32) -> (Discarded, bool) {
         let found = lock(&self.ledger).of_queue.get(&queue).map(Arc::clone);
-        found.map_or((0, true), |found| {
+        found.map_or((Discarded::default(), true), |found| {
             (found.count(&*self.registers), found.alone)
         })
     }
 
     /// What VSIs of several queues discarded.
-    pub(super) fn discards_of_several(&self) -> u64 {
+    pub(super) fn discards_of_several(&self) -> Discarded {
         let ledger = lock(&self.ledger);
         let live = ledger.live.iter().filter(|discards| !discards.alone);
         live.map(|discards| discards.count(&*self.registers))
-            .sum::<u64>()
-            + ledger.past[1]
+            .fold(ledger.past[1], sum)
     }
 
     /// What all VSIs discarded.
-    pub(super) fn all_discards(&self) -> u64 {
+    pub(super) fn all_discards(&self) -> Discarded {
         let ledger = lock(&self.ledger);
         let live = ledger.live.iter();
         live.map(|discards| discards.count(&*self.registers))
-            .sum::<u64>()
-            + ledger.past.iter().sum::<u64>()
+            .fold(sum(ledger.past[0], ledger.past[1]), sum)
+    }
+}
+
+fn sum(a: Discarded, b: Discarded) -> Discarded {
+    // What the device says is not checked.
+    Discarded {
+        total: a.total.wrapping_add(b.total),
+        errors: a.errors.wrapping_add(b.errors),
     }
 }
 
@@ -287,10 +295,12 @@ impl<D: Device> Drop for Shared<D> {
         control.admin.stop();
         events.stop();
         registers.write32(PFGEN_CTRL, PFGEN_CTRL_RESET);
+        let mut value = 0;
+        // A card that is gone is not waited for.
         let reset = init::wait(init::FUNCTION_PATIENCE, || {
-            let value = registers.read32(PFGEN_CTRL);
-            value != u32::MAX && value & PFGEN_CTRL_RESET == 0
-        });
+            value = registers.read32(PFGEN_CTRL);
+            value == u32::MAX || value & PFGEN_CTRL_RESET == 0
+        }) && value != u32::MAX;
         // Where the function does not say that it was reset, the bus may.
         if !reset && self.device.reset().is_err() {
             tracing::error!(

@@ -2,7 +2,7 @@
 //! second, which is soon enough for the narrowest of them (40 bits of bytes last 88 s at 100 Gbit/s).
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::regs::statistics as reg;
 use super::shared::Shared;
@@ -56,13 +56,30 @@ pub(super) struct Totals {
     drops: [Counter; DROPS.len()],
 }
 
-/// What the switch discarded on the way to the queues of one VSI.
+/// Packets that were discarded on their way to a queue.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) struct Discarded {
+    /// All.
+    pub total: u64,
+    /// Of them, for an error: too long for the queue's buffers, for example. The others found no descriptor.
+    pub errors: u64,
+}
+
+/// What was discarded on the way to the queues of one VSI.
 #[derive(Debug)]
 pub(super) struct Discards {
     vsi: u32,
     /// The VSI has one queue: what it discarded was that queue's.
     pub alone: bool,
-    counter: Mutex<(Counter, bool)>,
+    seen: Mutex<Seen>,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    all: Counter,
+    errors: u64,
+    /// The VSI is gone: its number may be another's.
+    ended: bool,
 }
 
 impl Discards {
@@ -71,31 +88,45 @@ impl Discards {
         let new = Self {
             vsi: u32::from(vsi),
             alone,
-            counter: Mutex::default(),
+            seen: Mutex::default(),
         };
         new.count(registers);
+        new.seen().errors = 0;
         new
     }
 
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// How many there have been.
-    pub(super) fn count<R: Registers>(&self, registers: &R) -> u64 {
-        let mut counter = self.counter.lock().unwrap_or_else(PoisonError::into_inner);
-        let (counter, ended) = &mut *counter;
-        // All ones: the device is gone.
-        if !*ended && self.vsi < reg::VSIS {
-            let value = registers.read32(reg::GLV_RDPC.at(self.vsi));
-            if value != u32::MAX {
-                counter.see(u64::from(value), 32);
+    pub(super) fn count<R: Registers>(&self, registers: &R) -> Discarded {
+        let mut seen = self.seen();
+        if !seen.ended && self.vsi < reg::VSIS {
+            let reasons = reg::GLV_REPC.at(self.vsi);
+            let (all, why) = (
+                registers.read32(reg::GLV_RDPC.at(self.vsi)),
+                registers.read32(reasons),
+            );
+            // All ones: the device is gone.
+            if all != u32::MAX && why != u32::MAX {
+                seen.all.see(u64::from(all), 32);
+                seen.errors += u64::from(why >> 16);
+                if why != 0 {
+                    registers.write32(reasons, 0);
+                }
             }
         }
-        counter.total
+        Discarded {
+            total: seen.all.total,
+            errors: seen.errors.min(seen.all.total),
+        }
     }
 
     /// The VSI goes: the last look.
     pub(super) fn end<R: Registers>(&self, registers: &R) {
         self.count(registers);
-        let mut counter = self.counter.lock().unwrap_or_else(PoisonError::into_inner);
-        counter.1 = true;
+        self.seen().ended = true;
     }
 }
 
@@ -161,8 +192,13 @@ impl<D: Device> Shared<D> {
             }
         }
         let several = self.discards_of_several();
-        if several > 0 {
-            *drops.entry("no_descriptor").or_default() += several;
+        for (reason, count) in [
+            ("no_descriptor", several.total - several.errors),
+            ("error", several.errors),
+        ] {
+            if count > 0 {
+                *drops.entry(reason).or_default() += count;
+            }
         }
         PortLosses { drops, exact: true }
     }
@@ -175,7 +211,7 @@ impl<D: Device> Shared<D> {
         let mut drops: BTreeMap<String, u64> = drops
             .map(|(name, counter)| ((*name).to_owned(), counter.total))
             .collect();
-        drops.insert("discarded".to_owned(), self.all_discards());
+        drops.insert("discarded".to_owned(), self.all_discards().total);
         NicStatistics {
             packets: totals.packets.iter().fold(0, sum),
             bytes: totals.bytes.total,

@@ -52,6 +52,9 @@ fn a_chain_over_more_chunks_than_the_device_has_is_not_put_there() {
     assert_eq!(rig.drain(0).len(), 1);
     assert!(!rig.model.card().receive(&udp(1, 2, 6000)));
     assert!(rig.drain(0).is_empty());
+    let counters = rig.queues[0].queue.counters();
+    assert_eq!((counters.errors, counters.no_descriptor), (1, 0));
+    assert_eq!(rig.nic.queue_packets(0), 2);
     rig.end();
 }
 
