@@ -51,8 +51,8 @@ impl State {
     /// Values that registers have after a reset of the core.
     pub(crate) fn set_reset_values(&mut self) {
         let card = self.card.clone();
-        let queues = u32::from(card.queues.clamp(1, 2048)) - 1;
-        let vectors = u32::from(card.vectors.clamp(2, 1024)) - 1;
+        let queues = u32::from(card.queues) - 1;
+        let vectors = u32::from(card.vectors) - 1;
         let (guaranteed, shared) = card.flow_director;
         for (offset, value) in [
             (regs::GLNVM_ULD, regs::ULD_DONE),

@@ -65,7 +65,9 @@ pub(crate) struct State {
 }
 
 impl State {
-    pub(crate) fn new(card: Personality) -> Self {
+    pub(crate) fn new(mut card: Personality) -> Self {
+        card.queues = card.queues.clamp(1, regs::RX_QUEUES as u16);
+        card.vectors = card.vectors.clamp(2, 1024);
         let mut state = Self {
             config: Config::new(&card),
             regs: Registers::new(),

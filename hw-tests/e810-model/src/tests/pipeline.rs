@@ -25,7 +25,7 @@ fn buffers_of(package: &[u8]) -> Vec<Vec<u8>> {
         .collect()
 }
 
-fn buffers() -> Vec<Vec<u8>> {
+pub(super) fn buffers() -> Vec<Vec<u8>> {
     buffers_of(&small_package())
 }
 
@@ -44,7 +44,7 @@ impl Driver {
         self.done(0x0009, params, &[]);
     }
 
-    fn download(&mut self, buffers: &[Vec<u8>]) {
+    pub(super) fn download(&mut self, buffers: &[Vec<u8>]) {
         assert_eq!(self.lock(4), 0);
         for (i, buffer) in buffers.iter().enumerate() {
             let mut params = [0; 16];
