@@ -147,6 +147,12 @@ impl<D: Device> IceNic<D> {
         interrupts::raise(&self.shared, queue);
     }
 
+    /// How many rules of the switch bring packets to a queue's attachment.
+    #[cfg(test)]
+    pub(super) fn rules_of(&self, queue: u32) -> usize {
+        self.switch.rules_of(queue)
+    }
+
     fn port(&self) -> Port {
         self.facts.port
     }

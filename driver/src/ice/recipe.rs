@@ -292,6 +292,27 @@ mod tests {
     use super::*;
 
     #[test]
+    fn results_of_the_same_packets_have_places_of_their_own() {
+        let places = |profiles: &[u16]| Places {
+            words: vec![1, 2],
+            profiles: profiles.to_vec(),
+            free: vec![40, 41, 42],
+        };
+        let recipes = Recipes(vec![Made {
+            shape: Shape {
+                places: places(&[5, 6]),
+                masks: Vec::new(),
+            },
+            root: 12,
+            all: vec![10, 11, 12],
+            results: vec![40, 41],
+            rules: 1,
+        }]);
+        assert_eq!(recipes.free_results(&places(&[6, 7])), [42]);
+        assert_eq!(recipes.free_results(&places(&[7])), [40, 41, 42]);
+    }
+
+    #[test]
     fn recipes_are_laid_out_as_both_drivers_have_them() {
         let packed = Packed {
             index: 10,

@@ -95,6 +95,13 @@ impl Switch {
         done
     }
 
+    #[cfg(test)]
+    pub(super) fn rules_of(&self, queue: u32) -> usize {
+        let targets = self.targets.iter();
+        let mut own = targets.filter(|target| target.queues.contains(&queue));
+        own.next().map_or(0, |target| target.brought.len())
+    }
+
     /// What is set up.
     fn plan(&self) -> Plan {
         let groups = self.targets.iter().map(|target| super::steer::Group {

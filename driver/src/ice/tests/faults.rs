@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use nix::sys::eventfd::EventFd;
 
-use super::rig::{ADMIN, Queue, Rig, Setup, readable, udp};
+use super::rig::{ADMIN, Queue, Rig, Setup, readable, udp, udp_to};
 use crate::ice::model::{Fault, IceModel};
-use crate::ice::regs::{GL_MDET_RX, PF_MDET_RX, PFINT_OICR, cause};
+use crate::ice::regs::{GL_MDET_RX, PF_MDET_RX, PFINT_FW_CTL, PFINT_OICR, cause};
 use crate::ice::{IceNic, PackageSource};
 use crate::{DriverError, Flows, Link, Nic, RxQueue};
 
@@ -288,6 +288,32 @@ fn a_reset_of_the_card_ends_queues_that_can_be_had_again() {
         works(&mut rig);
         rig.end();
     }
+}
+
+#[test]
+fn a_reset_that_took_its_own_notice_with_it_is_seen_all_the_same() {
+    let rig = rig(1);
+    // Where admin events go has been cleared.
+    rig.model.say(&[(PFINT_FW_CTL, 0)]);
+    let fault = fault_of(&rig, 0);
+    assert!(fault.contains("whole card was reset"), "{fault}");
+    drop(rig.queues.into_iter().map(Queue::end).collect::<Vec<_>>());
+}
+
+#[test]
+fn what_moves_to_another_attachment_is_not_lost_when_that_is_refused() {
+    let mut rig = rig(2);
+    rig.any(0);
+    let station = [2, 0xe8, 0x10, 0, 0, 1];
+    rig.model.set_fault(Fault::FailCommand(0x0210));
+    let rule = "dst-mac=02:e8:10:00:00:01".parse().unwrap();
+    assert!(rig.nic.add_flow(1..=1, 8, &rule).is_err());
+    rig.model.set_fault(Fault::None);
+    // Were it for the default rule alone, it would be told by the rules there are.
+    assert_eq!(rig.nic.rules_of(0), 3);
+    rig.receive(&udp_to(station, 1, 1, 100));
+    assert_eq!(rig.drain(0).len(), 1);
+    rig.end();
 }
 
 #[test]
