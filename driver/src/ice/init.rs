@@ -175,6 +175,13 @@ fn ask<D: Device>(
     admin.set_link_events(port)?;
     let link = admin.link(port)?;
     shared.set_link(link);
+    tracing::info!(
+        nic,
+        up = link.up,
+        media = link.media,
+        speed = link.speed,
+        "link"
+    );
     if !link.up
         && let Err(error) = admin.restart_link(port)
     {
