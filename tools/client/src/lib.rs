@@ -47,6 +47,7 @@ mod error;
 mod held;
 mod memory;
 mod packet;
+pub mod placement;
 mod session;
 
 pub use attach::AttachOptions;

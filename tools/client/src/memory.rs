@@ -70,6 +70,13 @@ impl Memory {
         }
     }
 
+    /// Copies `out.len()` bytes of a chunk's header slot, from byte `at` on. `false`: that is outside of the slot.
+    pub(crate) fn header_at(&self, chunk: u32, at: usize, out: &mut [u8]) -> bool {
+        let fits = at + out.len() <= self.layout.params().header_slot as usize;
+        let slot = self.layout.header_slot(chunk).filter(|_| fits);
+        slot.is_some_and(|slot| self.daemon.copy_out(slot + at as u64, out))
+    }
+
     fn readable(&self) -> Result<&Arc<Shm>, ClientError> {
         self.region
             .as_ref()
