@@ -82,6 +82,7 @@ fn splitting(host: &mut Host) -> Result<()> {
 fn steering_faults(host: &mut Host) -> Result<()> {
     let peer = Peer::with_ice(host, Mode::Full)?;
     reachable(host)?;
+    peer.without_arp(host)?;
     control(host, "no-flow-director", |_| steering::steers(&peer))
 }
 

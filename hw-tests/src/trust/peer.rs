@@ -93,6 +93,25 @@ impl Peer {
         self.run(move || sh(&line))
     }
 
+    /// Tells both ends the other's address for good: from now on there is no ARP, which would be counted among the packets of a queue.
+    pub fn without_arp(&self, host: &Host) -> Result<()> {
+        let mac = |id: &str| -> Result<String> {
+            let bytes = host.machine().nic(id).context("no such NIC")?.mac();
+            Ok(bytes.map(|byte| format!("{byte:02x}")).join(":"))
+        };
+        sh(&format!(
+            "busybox arp -i {NIC} -s {} {}",
+            IPV4[1],
+            mac(FAR)?
+        ))?;
+        self.sh(&format!(
+            "busybox arp -i {FAR} -s {} {}",
+            IPV4[0],
+            mac(NIC)?
+        ))?;
+        Ok(())
+    }
+
     /// A UDP socket there.
     pub fn udp(&self, address: &str) -> Result<UdpSocket> {
         let address = address.to_owned();

@@ -96,6 +96,7 @@ fn under_traffic(host: &mut Host) -> Result<()> {
     twice(host, &peer)?;
     let (near, far) = sockets(&peer)?;
     exact(&near, &far, ordinary().step_by(5))?;
+    peer.without_arp(host)?;
     steering::spreads(&peer)?;
     ensure!(dma_faults()? == 0, "{:?}", log_lines("DMAR")?);
     nothing_refused(host)

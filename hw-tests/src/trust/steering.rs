@@ -126,6 +126,7 @@ pub(super) fn spreads(peer: &Peer) -> Result<()> {
 fn spread(host: &mut Host) -> Result<()> {
     let peer = Peer::with_ice(host, Mode::Full)?;
     reachable(host)?;
+    peer.without_arp(host)?;
     spreads(&peer)?;
     nothing_refused(host)
 }
@@ -177,6 +178,7 @@ pub(super) fn steers(peer: &Peer) -> Result<()> {
 fn steer(host: &mut Host) -> Result<()> {
     let peer = Peer::with_ice(host, Mode::Full)?;
     reachable(host)?;
+    peer.without_arp(host)?;
     steers(&peer)?;
     nothing_refused(host)
 }
