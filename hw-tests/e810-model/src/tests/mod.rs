@@ -3,6 +3,7 @@
 mod basics;
 mod director;
 mod hostile;
+mod outside;
 mod pipeline;
 mod receive;
 mod switch;
