@@ -160,9 +160,15 @@ fn ask<D: Device>(
 ) -> Result<Facts, AdminError> {
     let nic = shared.device.address();
     let admin = &mut control.admin;
-    let version = admin.version()?;
+    let (version, interface) = admin.version()?;
     tracing::debug!(nic, firmware = version, "firmware");
     admin.clear_function()?;
+    // Linux asks for reports of health from interface 1.7.6 on.
+    if interface >= (7, 6)
+        && let Err(error) = admin.want_health()
+    {
+        tracing::debug!(nic, %error, "going on");
+    }
     if let Err(error) = admin.clear_pxe() {
         // There is nothing to end where it has been done before.
         tracing::debug!(nic, %error, "going on");

@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use super::admin::{Event, LinkInfo, opcode};
+use super::admin::{Event, Health, LinkInfo, opcode};
 use super::fault::Fault;
 use super::interrupts;
 use super::regs::{
@@ -245,11 +245,17 @@ impl<D: Device> Watch<D> {
                     tracing::warn!(nic = self.nic(), trouble, "link");
                 }
             }
-            opcode::HEALTH => tracing::warn!(
-                nic = self.nic(),
-                data = format_args!("{:02x?}", event.data.get(..32).unwrap_or(&event.data)),
-                "the firmware reports on the card's health"
-            ),
+            opcode::HEALTH => {
+                for report in Health::of(event) {
+                    tracing::warn!(
+                        nic = self.nic(),
+                        code = format_args!("{:#06x}", report.code),
+                        about = report.about,
+                        means = report.text(),
+                        "the firmware reports on the card's health"
+                    );
+                }
+            }
             opcode::OVERFLOW => tracing::warn!(
                 nic = self.nic(),
                 "the NIC's internal buffers overflowed (LAN overflow event)"

@@ -74,8 +74,8 @@ mod capability {
 const INTERFACE: u8 = 1;
 
 impl<R: Registers> Admin<R> {
-    /// The firmware's version, in words; an error where its interface is not the one this driver knows.
-    pub(in crate::ice) fn version(&mut self) -> Result<String, AdminError> {
+    /// The firmware's version, in words, and its interface's minor and patch number; an error where that is not one this driver knows.
+    pub(in crate::ice) fn version(&mut self) -> Result<(String, (u8, u8)), AdminError> {
         let answer = self.plain(Command::new(opcode::GET_VERSION, []))?;
         let [
             _,
@@ -103,9 +103,14 @@ impl<R: Registers> Admin<R> {
                 ),
             ));
         }
-        Ok(format!(
-            "{major}.{minor}.{patch}, interface {api}.{api_minor}.{api_patch}"
-        ))
+        let text = format!("{major}.{minor}.{patch}, interface {api}.{api_minor}.{api_patch}");
+        Ok((text, (api_minor, api_patch)))
+    }
+
+    /// Reports of the card's health are wanted: this function's, the ports', the card's.
+    pub(in crate::ice) fn want_health(&mut self) -> Result<(), AdminError> {
+        self.plain(Command::new(opcode::SET_HEALTH, [0b111]))
+            .map(drop)
     }
 
     /// Tells the firmware that a driver is there.

@@ -66,6 +66,8 @@ pub(in crate::ice) mod opcode {
     pub const PACKAGE_LIST: u16 = 0x0c43;
     /// An event: a queue's transmission was held up for too long.
     pub const OVERFLOW: u16 = 0x1001;
+    /// Which reports of the card's health are wanted.
+    pub const SET_HEALTH: u16 = 0xff20;
     /// An event: the firmware's view of the card's health.
     pub const HEALTH: u16 = 0xff22;
 }
@@ -101,6 +103,7 @@ const NAMES: &[(u16, &str)] = &[
     (opcode::DOWNLOAD_PACKAGE, "download package"),
     (opcode::UPDATE_PACKAGE, "update package"),
     (opcode::PACKAGE_LIST, "get package list"),
+    (opcode::SET_HEALTH, "set health status configuration"),
 ];
 
 /// The firmware's codes (`enum ice_aq_err`), by number.

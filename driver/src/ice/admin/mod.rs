@@ -8,11 +8,13 @@
 mod calls;
 mod command;
 mod events;
+mod health;
 mod send;
 
 pub(super) use calls::{Capabilities, LONGEST, Port, RuleId, VsiId, full, half, put};
 pub(super) use command::{AdminError, Command, Why, code, opcode};
 pub(super) use events::{Event, Events, LinkInfo};
+pub(super) use health::Health;
 pub(super) use send::Admin;
 
 /// Bytes of a descriptor.
