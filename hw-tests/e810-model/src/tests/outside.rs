@@ -96,6 +96,12 @@ fn faults_that_hang_do() {
     driver.card.write32(0x16_0004, 1);
     assert!(driver.card.receive(&udp(MAC, (1, 2), &[0; 64])));
     assert!(driver.interrupts().is_empty());
+    // Others than the queues' are raised.
+    driver.card.write32(0x16_ca80, 1 | 1 << 30);
+    driver.card.write32(0x16_c900, 1 << 25);
+    driver.card.set_link(false);
+    assert_eq!(driver.interrupts(), [1]);
+    driver.card.set_link(true);
     driver.card.set_fault(Fault::NoDoneBit);
     assert!(driver.card.receive(&udp(MAC, (1, 2), &[0; 64])));
     assert_eq!(driver.descriptor(0, 1)[8] & 1, 0);

@@ -300,6 +300,11 @@ fn faults_show_in_descriptors_and_buffers() {
     assert_eq!(facts(&driver.descriptor(0, 1)).0 & 1, 0);
     let _ = driver.card.read32(0);
     assert_eq!(facts(&driver.descriptor(0, 1)).0 & 1, 1);
+    // The next frame brings it as well.
+    assert!(driver.card.receive(&frame));
+    assert!(driver.card.receive(&frame));
+    assert_eq!(facts(&driver.descriptor(0, 2)).0 & 1, 1);
+    assert_eq!(facts(&driver.descriptor(0, 3)).0 & 1, 0);
 }
 
 #[test]
