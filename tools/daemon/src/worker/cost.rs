@@ -1,4 +1,4 @@
-//! What a packet costs a worker: descriptor, completion, publication, return, descriptor again. The queue is igb's, on the model of its registers, which writes
+//! What a packet costs a worker: descriptor, completion, publication, return, descriptor again. The queue is igb's or ice's, on the model of its registers, which writes
 //! descriptors outside of what is counted. Asserts nothing that a clock says: it is run by `cargo xtask bench` and under callgrind,
 //!
 //! ```text
@@ -7,15 +7,17 @@
 //! ```
 //!
 //! where the collected instructions, divided by the packets printed, are what a packet costs. `DEVRX_COST_RULE` is the queue's rule, `any` if there is none:
-//! `udp,dst-port=5000` takes the packets, too.
+//! `udp,dst-port=5000` takes the packets, too. `DEVRX_COST_NIC=ice` is for ice, for which `DEVRX_TEST_DDP` names Intel's package (`ice.pkg`).
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use devrx_driver::ice::model::{IceModel, Personality};
+use devrx_driver::ice::{IceNic, IceOptions, PackageSource};
 use devrx_driver::igb::model::IgbModel;
-use devrx_driver::igb::{IgbNic, IgbOptions, IgbQueue};
-use devrx_driver::{Flows, HeaderSlots, Nic, QueueConfig, RxBatch, RxQueue, Unsplit, ZeroCopy};
+use devrx_driver::igb::{IgbNic, IgbOptions};
+use devrx_driver::{HeaderSlots, Nic, QueueConfig, RxBatch, RxQueue, Unsplit, ZeroCopy};
 use devrx_pool::{Pool, PoolConfig};
 use devrx_proto::completion::Completion;
 use devrx_proto::event::Event;
@@ -39,9 +41,7 @@ const HEADER: [u8; 42] = [
     10, 0, 0, 1, 10, 0, 0, 2, 0x13, 0x87, 0x13, 0x88, 0, 66, 0, 0,
 ];
 
-type Queue = IgbQueue<IgbModel>;
-
-fn worker() -> (Worker<Queue>, ClientQueue, Arc<IgbModel>, IgbNic<IgbModel>) {
+fn worker<N: Nic>(nic: &mut N) -> (Worker<N::Queue>, ClientQueue) {
     let spec = RegionSpec {
         size: u64::from(CHUNKS) * 4096,
         chunk_size: 4096,
@@ -62,8 +62,6 @@ fn worker() -> (Worker<Queue>, ClientQueue, Arc<IgbModel>, IgbNic<IgbModel>) {
     let rings = DaemonQueue::new(&layout, 0, &memory, &client_memory, Start::default()).unwrap();
     let client = ClientQueue::new(&layout, 0, &memory, &client_memory, Start::default()).unwrap();
 
-    let model = IgbModel::new(0x10c9);
-    let mut nic = IgbNic::open(Arc::clone(&model), IgbOptions::default()).unwrap();
     provider.init(&nic.needs()).unwrap();
     let config = QueueConfig {
         provider: provider.clone(),
@@ -117,12 +115,12 @@ fn worker() -> (Worker<Queue>, ClientQueue, Arc<IgbModel>, IgbNic<IgbModel>) {
         commands,
     };
     let words = super::Words::new(&parts.layout, parts.place, &parts.memory).unwrap();
-    (Worker::new(queue, parts, words), client, model, nic)
+    (Worker::new(queue, parts, words), client)
 }
 
 /// One round of the loop in which packets came.
 #[inline(never)]
-fn round(worker: &mut Worker<Queue>, batch: &mut RxBatch, now: Instant) {
+fn round<Q: RxQueue>(worker: &mut Worker<Q>, batch: &mut RxBatch, now: Instant) {
     worker.receive(batch);
     worker.publish(now);
     worker.refill(false);
@@ -135,41 +133,60 @@ fn cost_of_a_packet() {
     let only = std::env::var("DEVRX_COST_BATCH")
         .ok()
         .and_then(|burst| burst.parse().ok());
-    // UDP over IPv4, 58 bytes of payload, split, checksum right, hashed.
-    let words = [0xdead_beef_8540_0217, 0x0000_003a_0000_0033];
+    let ice = std::env::var("DEVRX_COST_NIC").is_ok_and(|nic| nic == "ice");
     for burst in [32, 64, 128, 256] {
         if only.is_some_and(|only: u32| only != burst) {
             continue;
         }
-        let (mut worker, mut client, model, nic) = worker();
-        let mut batch = RxBatch::new();
-        let mut entries = [Completion::default(); 256];
-        let mut spent = Duration::ZERO;
-        let (rounds, mut at) = (1000, 0);
-        worker.refill(true);
-        for _ in 0..rounds {
-            for _ in 0..burst {
-                model.scribble(0, at % RING, words);
-                at += 1;
-            }
-            let start = Instant::now();
-            round(&mut worker, &mut batch, start);
-            spent += start.elapsed();
-            let count = client.completions.take(&mut entries);
-            assert_eq!(count, burst as usize);
-            let back: Vec<_> = entries[..count]
-                .iter()
-                .map(|entry| RefillEntry::new(entry.chunk, entry.generation))
-                .collect();
-            assert!(client.refills.push(&back));
-            client.refills.publish();
+        // UDP over IPv4, 58 bytes of payload, split, checksum right, hashed.
+        if ice {
+            let package = std::env::var_os("DEVRX_TEST_DDP").expect("Intel's package");
+            let model = IceModel::new(Personality::default());
+            let mut options = IceOptions::default();
+            options.package = PackageSource::Bytes(std::fs::read(package).unwrap().into());
+            let nic = IceNic::open(Arc::clone(&model), options).unwrap();
+            let info = 2 | 24 << 16 | 58 << 32 | (42 | 1 << 11) << 48;
+            let words = [info, 0xdead_beef_0000_100b, 0, 0];
+            measure(nic, burst, |at| model.scribble(0, at, words));
+        } else {
+            let model = IgbModel::new(0x10c9);
+            let nic = IgbNic::open(Arc::clone(&model), IgbOptions::default()).unwrap();
+            let words = [0xdead_beef_8540_0217, 0x0000_003a_0000_0033];
+            measure(nic, burst, |at| model.scribble(0, at, words));
         }
-        let packets = burst * rounds;
-        println!(
-            "batch {burst}: {packets} packets, {:.1} ns each",
-            spent.as_secs_f64() * 1e9 / f64::from(packets)
-        );
-        worker.queue.stop().unwrap();
-        drop(nic);
     }
+}
+
+/// Many rounds; `arrive` writes the descriptor of a packet back.
+fn measure(mut nic: impl Nic, burst: u32, arrive: impl Fn(u32)) {
+    let (mut worker, mut client) = worker(&mut nic);
+    let mut batch = RxBatch::new();
+    let mut entries = [Completion::default(); 256];
+    let mut spent = Duration::ZERO;
+    let (rounds, mut at) = (1000, 0);
+    worker.refill(true);
+    for _ in 0..rounds {
+        for _ in 0..burst {
+            arrive(at % RING);
+            at += 1;
+        }
+        let start = Instant::now();
+        round(&mut worker, &mut batch, start);
+        spent += start.elapsed();
+        let count = client.completions.take(&mut entries);
+        assert_eq!(count, burst as usize);
+        let back: Vec<_> = entries[..count]
+            .iter()
+            .map(|entry| RefillEntry::new(entry.chunk, entry.generation))
+            .collect();
+        assert!(client.refills.push(&back));
+        client.refills.publish();
+    }
+    let packets = burst * rounds;
+    println!(
+        "batch {burst}: {packets} packets, {:.1} ns each",
+        spent.as_secs_f64() * 1e9 / f64::from(packets)
+    );
+    worker.queue.stop().unwrap();
+    drop(nic);
 }
