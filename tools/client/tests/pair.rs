@@ -1,202 +1,21 @@
 //! A client against a small daemon in this process: real sockets, memfds and eventfds, both sides falling asleep, everything
 //! accounted for; and daemons that break the protocol.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
+use common::{CHUNK, CHUNKS, Daemon, Passed, attach, daemon, daemon_passing, greet, request};
 use devrx_client::proto::completion::{Completion, CompletionFlags};
-use devrx_client::proto::endpoints::{Endpoints, QueueEndpoints};
-use devrx_client::proto::layout::{Layout, LayoutParams, State};
-use devrx_client::proto::message::{
-    AttachReply, Event, Failure, FailureCode, HelloReply, Opened, OpenedQueue, RegionInfo, Reply,
-    Request,
-};
+use devrx_client::proto::message::{Failure, FailureCode, Reply};
 use devrx_client::proto::refill::RefillEntry;
-use devrx_client::proto::ring::{DaemonQueue, Start};
 use devrx_client::proto::shm::Shm;
-use devrx_client::proto::socket::{Listener, Stream};
+use devrx_client::proto::socket::Listener;
 use devrx_client::proto::wake::{Wake, WakePolicy};
-use devrx_client::{AttachOptions, Attachment, Client, ClientError};
+use devrx_client::{Client, ClientError};
 
-const CHUNK: u32 = 2048;
-const CHUNKS: u32 = 64;
-const SLOT: u32 = 128;
-
-/// The daemon's side of one attachment.
-struct Daemon {
-    session: Stream,
-    layout: Layout,
-    memory: Arc<Shm>,
-    region: Arc<Shm>,
-    queues: Vec<DaemonQueue>,
-    events: Vec<QueueEndpoints>,
-}
-
-/// The region's descriptors, as this daemon passes them, in place of those it has.
-#[derive(Default)]
-struct Passed {
-    region: Option<OwnedFd>,
-    export: Option<OwnedFd>,
-}
-
-/// Serves one control connection and one attachment, then does `run` with it.
-fn daemon<T: Send + 'static>(
-    queues: u32,
-    run: impl FnOnce(Daemon) -> T + Send + 'static,
-) -> (JoinHandle<T>, PathBuf, tempfile::TempDir) {
-    daemon_passing(Passed::default(), queues, run)
-}
-
-fn daemon_passing<T: Send + 'static>(
-    passed: Passed,
-    queues: u32,
-    run: impl FnOnce(Daemon) -> T + Send + 'static,
-) -> (JoinHandle<T>, PathBuf, tempfile::TempDir) {
-    let folder = tempfile::tempdir().expect("a folder for the socket");
-    let path = folder.path().join("devrx.sock");
-    let listener = Listener::bind(&path, 0o600).expect("a socket");
-    let thread = thread::spawn(move || {
-        let control = listener.accept().expect("the control connection");
-        greet(&control);
-        let session = listener.accept().expect("the attachment's connection");
-        greet(&session);
-        let result = run(open(session, queues, passed));
-        drop(control);
-        result
-    });
-    (thread, path, folder)
-}
-
-fn request(stream: &Stream) -> (u16, Request) {
-    let received = stream.recv().expect("a message").expect("not the end");
-    Request::decode(&received.bytes, received.fds.len()).expect("a request")
-}
-
-fn greet(stream: &Stream) {
-    let (sequence, Request::Hello(_)) = request(stream) else {
-        panic!("no hello")
-    };
-    let hello = Reply::Hello(HelloReply {
-        daemon: "test".into(),
-        pid: 1,
-        features: vec![],
-    });
-    stream
-        .send(&hello.encode(sequence).expect("short"), &[])
-        .expect("sent");
-}
-
-fn open(session: Stream, count: u32, passed: Passed) -> Daemon {
-    let (sequence, Request::Attach(request)) = request(&session) else {
-        panic!("no attach")
-    };
-    assert!(request.open);
-    let params = LayoutParams {
-        queues: count,
-        completions: 64,
-        chunks: CHUNKS,
-        header_slot: SLOT,
-    };
-    let layout = Layout::new(&params).expect("a layout");
-    let (daemon_memory, memory) =
-        Shm::create_daemon_written("daemon", layout.daemon_size()).expect("memfd");
-    let (client_memory, client) =
-        Shm::create_client_written("client", layout.client_size()).expect("memfd");
-    let size = u64::from(CHUNK * CHUNKS);
-    let (region_fd, region) = Shm::create_daemon_written("region", size).expect("memfd");
-    assert!(layout.announce(&memory));
-    let start = Start {
-        completion: u32::MAX - 100,
-        refill: u32::MAX - 7,
-    };
-    let queues = (0..count)
-        .map(|queue| DaemonQueue::new(&layout, queue, &memory, &client, start).expect("queue"));
-    let queues: Vec<_> = queues.collect();
-    let events: Vec<_> = queues
-        .iter()
-        .map(|_| QueueEndpoints::new().expect("eventfds"))
-        .collect();
-    let share = CHUNKS / count;
-    let opened = Opened {
-        name: request.name.clone(),
-        nic: request.nic.clone(),
-        layout: params,
-        queues: (0..count)
-            .map(|queue| OpenedQueue {
-                queue,
-                first_chunk: queue * share,
-                chunks: share,
-                completion_start: start.completion,
-                refill_start: start.refill,
-            })
-            .collect(),
-        region: RegionInfo {
-            memory: "memfd".into(),
-            size,
-            chunk_size: CHUNK,
-            chunks: CHUNKS,
-            fd: true,
-            export: passed.export.is_some(),
-            mappable: true,
-        },
-        split: true,
-        zero_copy: false,
-        warnings: vec![],
-    };
-    let ends = Endpoints {
-        daemon_memory,
-        client_memory,
-        queues: events
-            .iter()
-            .map(|ends| QueueEndpoints {
-                wake: ends.wake.try_clone().expect("fd"),
-                kick: ends.kick.try_clone().expect("fd"),
-            })
-            .collect(),
-        region: Some(passed.region.unwrap_or(region_fd)),
-        export: passed.export,
-    };
-    let reply = AttachReply {
-        name: request.name,
-        flows: vec![],
-        warnings: vec![],
-        opened: Some(opened),
-    };
-    let reply = Reply::Attach(Box::new(reply))
-        .encode(sequence)
-        .expect("short");
-    session.send(&reply, &ends.fds()).expect("sent");
-    Daemon {
-        session,
-        layout,
-        memory,
-        region,
-        queues,
-        events,
-    }
-}
-
-impl Daemon {
-    fn end(&self, reason: &str) {
-        let event = Reply::Event(Event::Ended {
-            name: "test".into(),
-            reason: reason.into(),
-        });
-        let _ = self.session.send(&event.encode(0).expect("short"), &[]);
-        Layout::set_state(&self.memory, State::Ended);
-    }
-}
-
-fn attach(path: &PathBuf) -> (Client, Attachment) {
-    let mut client = Client::connect(path).expect("a daemon");
-    let options = AttachOptions::new("test", "eth0", 0).flow("any");
-    let attachment = client.attach(&options).expect("an attachment");
-    (client, attachment)
-}
+mod common;
 
 /// Sends `packets` numbered packets over all queues, of one to three chunks each; answers (chunks delivered, chunks returned,
 /// wake-ups, sleeps).

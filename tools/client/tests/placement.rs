@@ -1,0 +1,225 @@
+//! Frames over a real client and its rings: the stream's bytes, at three places of the cut between header and payload.
+
+use std::collections::BTreeMap;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use common::wire::{send, udp};
+use common::{attach, daemon};
+use devrx_client::ClientError;
+use devrx_client::placement::{FrameEnd, FrameReceiver, PlacementError, PlacementOptions};
+
+mod common;
+
+const PLACES: usize = 8;
+const BYTES: usize = 100;
+
+/// What packet `position` carries: 4 bytes of something, its number in 2 bytes, its data. Every 5th is short, some far below what an Ethernet
+/// frame is filled up to.
+fn packet(position: u64) -> Vec<u8> {
+    let mut bytes = vec![0xab, 0xcd, 0xef, 0x01];
+    bytes.extend((position as u16).to_le_bytes());
+    bytes.extend(data(position));
+    udp(&bytes)
+}
+
+fn data(position: u64) -> Vec<u8> {
+    let len = if position.is_multiple_of(5) {
+        (position % BYTES as u64) as usize
+    } else {
+        BYTES
+    };
+    (0..len as u64)
+        .map(|at| (position * 31 + at * 7) as u8)
+        .collect()
+}
+
+fn options() -> PlacementOptions {
+    PlacementOptions::new(PLACES as u32, BYTES as u32)
+        .sequence(4, 2)
+        .byte_order(devrx_client::placement::ByteOrder::Little)
+        .window(3)
+}
+
+/// The positions as they arrive: from shortly before the wrap, with loss, swaps and duplicates, by a generator with a seed.
+fn arrivals(count: u64, seed: u64) -> Vec<u64> {
+    let mut state = seed;
+    let mut random = move |below: u64| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state % below
+    };
+    let mut order = Vec::new();
+    for position in 65_536 - 200..65_536 - 200 + count {
+        if random(20) > 0 {
+            order.push(position);
+        }
+        if random(20) == 0 {
+            order.push(position);
+        }
+    }
+    for at in 0..order.len() {
+        if random(4) == 0 {
+            let far = if random(30) == 0 { 70 } else { 6 };
+            let other = (at + random(far) as usize).min(order.len() - 1);
+            order.swap(at, other);
+        }
+    }
+    order
+}
+
+/// Receives a stream cut at byte `split` of each frame, and checks every byte of every frame.
+fn run(split: usize) {
+    let order = arrivals(2_000, 0x5eed);
+    let frames: Vec<_> = order.iter().map(|position| packet(*position)).collect();
+    let (daemon, path, _folder) = daemon(1, move |daemon| send(daemon, &frames, split));
+    let (_client, attachment) = attach(&path);
+    let mut receiver = FrameReceiver::new(attachment, &options()).expect("sound");
+    // Frames are looked at, and dropped, in another thread.
+    let (sender, inbox) = mpsc::channel();
+    let worker = thread::spawn(move || {
+        let mut image = vec![0; PLACES * BYTES];
+        let mut seen = BTreeMap::new();
+        for frame in inbox {
+            let frame: devrx_client::placement::Frame = frame;
+            let missing = frame.copy_into(&mut image, 0x55).expect("readable");
+            assert_eq!(missing, frame.missing());
+            for index in 0..PLACES {
+                let position = frame.number() * PLACES as u64 + index as u64;
+                let place = &image[index * BYTES..(index + 1) * BYTES];
+                let has = frame.present()[0] >> index & 1 == 1;
+                assert_eq!(has, frame.has(index));
+                let mut expected = if has { data(position) } else { vec![] };
+                assert_eq!(frame.data_len(index), has.then_some(expected.len()));
+                if split <= 48 {
+                    let in_region: usize = frame.segments(index).map(|piece| piece.len).sum();
+                    assert_eq!(in_region, expected.len());
+                }
+                expected.resize(BYTES, 0x55);
+                assert_eq!(place, expected, "frame {} place {index}", frame.number());
+                if has {
+                    seen.insert(position, ());
+                }
+            }
+        }
+        seen
+    });
+    let error = loop {
+        match receiver.recv(Some(Duration::from_secs(1))) {
+            Ok(Some(frame)) => sender.send(frame).expect("the worker runs"),
+            // The stream's end: the daemon waits for the chunks of frames that nothing completes.
+            Ok(None) => receiver.flush(),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, ClientError::Ended { .. }), "{error}");
+    drop(sender);
+    let seen = worker.join().expect("no panic");
+    let stats = receiver.stats();
+    assert_eq!(stats.packets, order.len() as u64);
+    assert_eq!(stats.placed, seen.len() as u64);
+    assert_eq!(stats.placed + stats.late + stats.duplicate, stats.packets);
+    assert!(
+        stats.duplicate > 0 && stats.late > 0 && stats.missing > 0 && stats.frames_complete > 0
+    );
+    drop(receiver);
+    let (delivered, returned) = daemon.join().expect("no panic");
+    assert_eq!((delivered, returned), (order.len() as u64, delivered));
+    println!("cut at {split}: {stats:?}");
+}
+
+#[test]
+fn the_number_lies_in_the_header_slot() {
+    run(42 + 6);
+}
+
+#[test]
+fn the_number_lies_in_the_payload() {
+    run(42);
+}
+
+#[test]
+fn the_number_lies_on_the_cut() {
+    run(42 + 5);
+}
+
+#[test]
+fn data_lies_in_the_header_slot_as_well() {
+    run(42 + 20);
+}
+
+#[test]
+fn nothing_is_split() {
+    run(0);
+}
+
+#[test]
+fn a_frame_whose_time_is_over_comes_alone() {
+    let frames: Vec<_> = (0..4).map(packet).collect();
+    let (daemon, path, _folder) = daemon(1, move |daemon| send(daemon, &frames, 48));
+    let (_client, attachment) = attach(&path);
+    let options = options().deadline(Duration::from_millis(30));
+    let mut receiver = FrameReceiver::new(attachment, &options).expect("sound");
+    let frame = receiver
+        .recv(Some(Duration::from_secs(10)))
+        .expect("no error")
+        .expect("a frame");
+    assert_eq!((frame.end(), frame.missing()), (FrameEnd::Expired, 4));
+    // The daemon ends when the chunks are back: dropped by another thread, while this one waits for packets.
+    let dropper = thread::spawn(move || {
+        thread::sleep(Duration::from_millis(100));
+        drop(frame);
+    });
+    let error = receiver.recv(None).expect_err("the daemon ends");
+    assert!(matches!(error, ClientError::Ended { .. }), "{error}");
+    assert_eq!(receiver.attachment().held(), 0);
+    drop(receiver);
+    dropper.join().expect("no panic");
+    assert_eq!(daemon.join().expect("no panic"), (4, 4));
+}
+
+#[test]
+fn what_is_no_packet_of_the_stream_is_counted() {
+    let mut tcp = packet(1);
+    tcp[23] = 6;
+    let mut long = vec![0; 6 + BYTES + 1];
+    long[4] = 2;
+    let frames = vec![packet(0), tcp, udp(&long), udp(&[1, 2, 3, 4, 5]), packet(3)];
+    let (daemon, path, _folder) = daemon(1, move |daemon| send(daemon, &frames, 42));
+    let (_client, attachment) = attach(&path);
+    let options = options().deadline(Duration::from_millis(30));
+    let mut receiver = FrameReceiver::new(attachment, &options).expect("sound");
+    let frame = receiver
+        .recv(Some(Duration::from_secs(10)))
+        .expect("no error")
+        .expect("a frame");
+    assert_eq!(frame.present(), [0b1001]);
+    let error = frame.copy_into(&mut [0; 10], 0).expect_err("too small");
+    assert_eq!(
+        error.to_string(),
+        "a frame takes 800 bytes, and the buffer has 10"
+    );
+    drop(frame);
+    assert!(receiver.recv(None).is_err());
+    let stats = receiver.stats();
+    assert_eq!((stats.unreadable, stats.oversize, stats.placed), (2, 1, 2));
+    drop(receiver);
+    assert_eq!(daemon.join().expect("no panic"), (5, 5));
+}
+
+#[test]
+fn a_window_that_would_hold_everything_is_refused() {
+    let (daemon, path, _folder) = daemon(1, |daemon| drop(daemon.session.recv()));
+    let (_client, attachment) = attach(&path);
+    let error = FrameReceiver::new(attachment, &options().window(8)).expect_err("refused");
+    assert!(matches!(error, PlacementError::Options(_)));
+    assert!(
+        error
+            .to_string()
+            .contains("8 open frames of 8 packets can hold 64 chunks, and the attachment has 64"),
+        "{error}"
+    );
+    daemon.join().expect("no panic");
+}
