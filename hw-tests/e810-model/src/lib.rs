@@ -193,6 +193,12 @@ impl E810 {
         self.act(|state| state.start_reset(reset));
     }
 
+    /// The firmware reports a condition of the card's health (`ICE_AQC_HEALTH_STATUS_*` in DPDK's `ice_adminq_cmd.h`), if the driver asked for reports:
+    /// `source` is 1 for a function, 2 for a port, 3 for the card. It needs [`Personality::api`] 1.7.6.
+    pub fn report_health(&self, code: u16, source: u16) {
+        self.act(|state| state.report_health(code, source));
+    }
+
     /// How often each admin command was sent, by opcode.
     #[must_use]
     pub fn commands(&self) -> BTreeMap<u16, u64> {

@@ -23,6 +23,9 @@ pub struct Personality {
     pub vectors: u16,
     /// Flow Director filters: guaranteed to the function, and shared by best effort.
     pub flow_director: (u16, u16),
+    /// The admin queue's interface: major, minor, patch. 1.5.9 keeps Linux from asking for what is not modelled; from 1.7.6 on the firmware reports on the
+    /// card's health when it is asked to.
+    pub api: (u8, u8, u8),
     /// Find L3 and L4 headers without a package. Nobody knows whether silicon does, so it is off.
     pub parses_without_package: bool,
 }
@@ -40,6 +43,7 @@ impl Default for Personality {
             queues: 256,
             vectors: 64,
             flow_director: (512, 512),
+            api: (1, 5, 9),
             parses_without_package: false,
         }
     }

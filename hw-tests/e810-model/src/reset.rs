@@ -112,6 +112,7 @@ impl State {
         self.tree = Tree::new();
         self.port = Port::default();
         self.rate_profiles = 0;
+        self.health = 0;
     }
 
     /// PFGEN_CTRL was written.

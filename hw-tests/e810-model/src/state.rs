@@ -41,6 +41,8 @@ pub(crate) struct State {
     pub(crate) switch: Switch,
     pub(crate) tree: Tree,
     pub(crate) rate_profiles: u16,
+    /// Reports of the card's health that are wanted.
+    pub(crate) health: u8,
     pub(crate) package: Package,
     pub(crate) filters: Filters,
     /// Tables that spread hashes, of the function and a global one.
@@ -83,6 +85,7 @@ impl State {
             switch: Switch::default(),
             tree: Tree::new(),
             rate_profiles: 0,
+            health: 0,
             package: Package::default(),
             filters: Filters::default(),
             function_table: vec![0; 2048],

@@ -1,11 +1,15 @@
 //! Versions, locks, the port's address: commands 0x0001 to 0x0110, and clearing what the function configured (0x02A4).
 
-use super::{Code, Command, Done, answer, refuse};
+use super::{Code, Command, Done, Event, answer, refuse};
 use crate::state::State;
 
-/// What 0x0001 tells: firmware 7.3.1, API 1.5.9. A newer minor would make drivers use what this model lacks.
+/// What 0x0001 tells: firmware 7.3.1.
 const FIRMWARE: [u8; 4] = [0, 7, 3, 1];
-const API: [u8; 4] = [0, 1, 5, 9];
+/// From this interface on Linux asks for reports of the health of the card; whether firmware knew them before is not known.
+const HEALTH_SINCE: (u8, u8, u8) = (1, 7, 6);
+
+/// What a report has in place of data that it has not.
+const NO_DATA: u32 = 0xdead_beef;
 
 const LOCK_NVM: u16 = 1;
 const LOCK_CHANGE: u16 = 3;
@@ -30,11 +34,12 @@ impl Locks {
     }
 }
 
-pub(super) fn get_version(_: &mut State, command: &mut Command) -> Done {
+pub(super) fn get_version(state: &mut State, command: &mut Command) -> Done {
     command.set32(0, 0x0001_0002);
     command.set32(4, 0x0000_d5a1);
     command.params[8..12].copy_from_slice(&FIRMWARE);
-    command.params[12..16].copy_from_slice(&API);
+    let (major, minor, patch) = state.card.api;
+    command.params[12..16].copy_from_slice(&[0, major, minor, patch]);
     Ok(())
 }
 
@@ -128,4 +133,39 @@ pub(super) fn clear_pxe(_: &mut State, command: &mut Command) -> Done {
 pub(super) fn clear_configuration(state: &mut State, _: &mut Command) -> Done {
     state.clear_function();
     Ok(())
+}
+
+/// 0xFF20: which reports the driver wants, this function's, all functions', the card's.
+pub(super) fn want_health(state: &mut State, command: &mut Command) -> Done {
+    if state.card.api < HEALTH_SINCE {
+        return answer(Code::NoSystem);
+    }
+    state.health = command.p8(0) & 0x7;
+    Ok(())
+}
+
+impl State {
+    /// The firmware reports a condition of the card, if the driver wants to hear of its source: 1 a function, 2 a port, 3 the card
+    /// (DPDK `struct ice_aqc_health_status_elem`).
+    pub(crate) fn report_health(&mut self, code: u16, source: u16) {
+        let wanted = match source {
+            3 => self.health & 1 << 2,
+            _ => self.health & 0x3,
+        };
+        if wanted == 0 {
+            return;
+        }
+        let mut buffer = code.to_le_bytes().to_vec();
+        buffer.extend(source.to_le_bytes());
+        for _ in 0..2 {
+            buffer.extend(NO_DATA.to_le_bytes());
+        }
+        let mut params = [0; 16];
+        params[0] = 1;
+        self.post_event(Event {
+            opcode: 0xff22,
+            params,
+            buffer,
+        });
+    }
 }

@@ -110,6 +110,7 @@ fn handler(opcode: u16) -> Option<Handler> {
         0x0c41 => ddp::upload,
         0x0c42 => ddp::update,
         0x0c43 => ddp::list,
+        0xff20 => generic::want_health,
         _ => return None,
     })
 }

@@ -108,3 +108,22 @@ fn faults_that_hang_do() {
     driver.card.set_fault(Fault::NoRules);
     assert!(!driver.card.receive(&udp(MAC, (1, 2), &[0; 64])));
 }
+
+#[test]
+fn reports_of_health_come_when_they_are_wanted() {
+    let mut old = Driver::new(Personality::default());
+    let mut params = [0; 16];
+    params[0] = 7;
+    assert_eq!(old.send(0xff20, params, &[], false).code, 17);
+    let mut driver = Driver::new(Personality {
+        api: (1, 7, 6),
+        ..Personality::default()
+    });
+    driver.card.report_health(0x501, 3);
+    assert_eq!(driver.card.read32(0x8_0380), 0, "nobody asked");
+    driver.done(0xff20, params, &[]);
+    driver.card.report_health(0x501, 3);
+    assert_eq!(driver.card.read32(0x8_0380), 1);
+    assert_eq!(driver.get(ARQ, 6)[2..], [0x22, 0xff, 12, 0]);
+    assert_eq!(driver.get(EVENTS, 4), [1, 5, 3, 0]);
+}
