@@ -10,9 +10,11 @@ use super::Test;
 use super::samples::{self, Sample};
 use crate::command::wait_for;
 use crate::daemon::Daemon;
+use crate::guest::machine::E810;
 use crate::inside::Host;
-use crate::inside::igb::{self, Delivered, Kind, Memory, NIC, Wanted};
+use crate::inside::igb::{self, Delivered, Kind, Memory, Wanted};
 use crate::stats::Stats;
+use crate::trust::tools::must_fail;
 
 /// The tests of this file.
 pub const TESTS: &[Test] = &[
@@ -28,6 +30,28 @@ pub const TESTS: &[Test] = &[
     )
     .limit(60),
     Test::new("igb_every_byte_lands_in_its_place_in_a_gpus_memory", vram).limit(60),
+];
+
+/// The same on an E810.
+pub const E810_TESTS: &[Test] = &[
+    Test::new("e810_every_byte_lands_in_its_place_in_memfd_memory", memfd)
+        .on(E810)
+        .limit(60),
+    Test::new(
+        "e810_every_byte_lands_in_its_place_in_udmabuf_memory",
+        udmabuf,
+    )
+    .on(E810)
+    .limit(60),
+    Test::new(
+        "e810_every_byte_lands_in_its_place_in_another_devices_bar",
+        bar,
+    )
+    .on(E810)
+    .limit(60),
+    Test::new("faults_of_the_e810_are_noticed_by_their_bytes", faults)
+        .on(E810)
+        .limit(60),
 ];
 
 /// What the region is filled with before, where a test can.
@@ -70,15 +94,51 @@ fn vram(host: &mut Host) -> Result<()> {
     each_policy(host, Kind::Vram, 4096)
 }
 
+/// The same check with faults in the E810's model, which it must notice.
+fn faults(host: &mut Host) -> Result<()> {
+    for fault in ["swapped-buffers", "split-off-by-one", "wrong-header-length"] {
+        host.card(igb::nic(host), &format!("fault {fault}"))?;
+        must_fail(fault, udmabuf(host))?;
+    }
+    host.card(igb::nic(host), "fault none")?;
+    udmabuf(host)
+}
+
 fn each_policy(host: &mut Host, kind: Kind, chunk: u32) -> Result<()> {
     let daemon = igb::daemon(host)?;
-    let mac = host.machine().nic(NIC).context("no NIC")?.mac();
-    let samples = samples::all(mac, chunk as usize);
-    for policy in [Unsplit::Deliver, Unsplit::Drop, Unsplit::Header] {
+    let nic = igb::nic(host);
+    let mac = host.machine().nic(nic).context("no NIC")?.mac();
+    let mut samples = samples::all(mac, chunk as usize);
+    let mut policies = vec![Unsplit::Deliver, Unsplit::Drop];
+    if igb::is_e810(host) {
+        // It splits everything, if only behind Ethernet's header; what is too long for the slot is dropped under each policy.
+        for sample in &mut samples {
+            let ethernet = ethernet(&sample.frame);
+            sample.header.get_or_insert(ethernet);
+        }
+        // A packet has five chunks at most.
+        let longest = 5 * chunk as usize;
+        samples.retain(|sample| {
+            sample.frame.len() <= longest && sample.header.is_some_and(|header| header <= SLOT)
+        });
+    } else {
+        policies.push(Unsplit::Header);
+    }
+    for policy in policies {
         one(host, &daemon, kind, chunk, policy, &samples)
             .with_context(|| format!("{kind:?}, chunks of {chunk}, --unsplit {}", policy.word()))?;
     }
     Ok(())
+}
+
+/// Bytes of a frame's Ethernet header, with its VLAN tags.
+fn ethernet(frame: &[u8]) -> usize {
+    let tagged = |at: usize| matches!(frame.get(at - 2..at), Some([0x81, 0] | [0x88, 0xa8]));
+    let mut end = 14;
+    while tagged(end) {
+        end += 4;
+    }
+    end
 }
 
 /// How many bytes of a sample go to the header slot; `None`: it is dropped.
@@ -117,13 +177,14 @@ fn one(
     let (mut attachment, memory) = wanted.attach_and_open(host, daemon)?;
     let fill = memory.prepare(host, FILL)?;
     let frames: Vec<_> = samples.iter().map(|sample| sample.frame.clone()).collect();
-    host.inject_frames(NIC, &frames, None)?;
+    let nic = igb::nic(host);
+    host.inject_frames(nic, &frames, None)?;
     let (kept, dropped): (Vec<_>, Vec<_>) = samples
         .iter()
         .partition(|sample| in_slot(sample, policy).is_some());
     let limit = Duration::from_secs(10);
     let (delivered, held) = igb::collect(&mut attachment, kept.len(), limit)?;
-    let sent = host.injected(NIC, limit)?;
+    let sent = host.injected(nic, limit)?;
     ensure!(sent == samples.len() as u64);
     let mut want = vec![fill; usize::try_from(memory.size())?];
     for (sample, packet) in kept.iter().zip(&delivered) {

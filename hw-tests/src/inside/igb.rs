@@ -15,9 +15,22 @@ use crate::daemon::Daemon;
 use crate::guest::machine::IVSHMEM;
 use crate::guest::message::{BAR_READ, sum};
 use crate::qxl::Card;
+use crate::trust::tools::{Mode, firmware};
 
 /// The NIC that the tests use, as the machine calls it.
 pub const NIC: &str = "igb0";
+
+/// The NIC that a daemon owns in a test: the E810 on a machine that has one, which these tests drive as well, or else the 82576.
+#[must_use]
+pub fn nic(host: &Host) -> &'static str {
+    if is_e810(host) { "ice0" } else { NIC }
+}
+
+/// Whether that NIC is an E810.
+#[must_use]
+pub fn is_e810(host: &Host) -> bool {
+    host.machine().has_e810()
+}
 
 /// Starts a daemon that owns the NIC, and takes dma-bufs of the qxl card.
 pub fn daemon(host: &Host) -> Result<Daemon> {
@@ -26,7 +39,10 @@ pub fn daemon(host: &Host) -> Result<Daemon> {
 
 /// The same with more lines of configuration for the NIC.
 pub fn daemon_with(host: &Host, more: &str) -> Result<Daemon> {
-    let pci = host.pci(NIC)?;
+    if is_e810(host) {
+        firmware(Mode::Full)?;
+    }
+    let pci = host.pci(nic(host))?;
     let daemon = Daemon::start_here_with(&format!(
         "[dmabuf]\nallow_unpinned = true\n[[interfaces]]\naddress = \"vfio:{pci}\"\n{more}\n"
     ))?;
@@ -121,7 +137,7 @@ impl Wanted<'_> {
         daemon.ok(&format!(
             "attach --name {} --nic {} --memory {memory} --size {} --chunk {} {}",
             self.name,
-            host.pci(NIC)?,
+            host.pci(nic(host))?,
             self.size(),
             self.chunk,
             self.more

@@ -5,7 +5,7 @@
 //! what it cannot see. `cargo xtask test model` runs all of it; `cargo xtask model --filter NAME` some.
 
 use crate::guest::machine::E810;
-use crate::guest_tests::{Driver, Test};
+use crate::guest_tests::{Driver, Test, igb_receive};
 
 pub mod controls;
 pub mod dpdk;
@@ -36,6 +36,7 @@ pub fn all() -> Vec<Test> {
         resets::TESTS,
         controls::TESTS,
         dpdk::TESTS,
+        igb_receive::E810_TESTS,
     ]
     .concat()
 }
