@@ -11,6 +11,7 @@ pub mod controls;
 pub mod dpdk;
 pub mod lengths;
 pub mod linux;
+pub mod own;
 pub mod peer;
 pub mod prepare;
 pub mod protocols;
@@ -36,6 +37,7 @@ pub fn all() -> Vec<Test> {
         resets::TESTS,
         controls::TESTS,
         dpdk::TESTS,
+        own::TESTS,
         igb_receive::E810_TESTS,
     ]
     .concat()

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::{GuestMemory, Wire};
-use crate::{E810, Fault};
+use crate::{E810, Fault, Reset};
 
 /// What requests reach.
 #[derive(Debug, Clone)]
@@ -49,7 +49,7 @@ impl Control {
         Ok(())
     }
 
-    /// Does what a request says: `fault NAME`, `link up`, `link down`, `reset`, `refusals` (those since it was last asked), `memory` (maps; accesses refused), `wire` (frames taken,
+    /// Does what a request says: `fault NAME`, `link up`, `link down`, `reset` (of the function, by the bus), `reset core`, `reset global`, `refusals` (those since it was last asked), `memory` (maps; accesses refused), `wire` (frames taken,
     /// dropped, sent).
     ///
     /// # Errors
@@ -65,6 +65,8 @@ impl Control {
             ("link", "up") => self.card.set_link(true),
             ("link", "down") => self.card.set_link(false),
             ("reset", "") => self.card.reset(),
+            ("reset", "core") => self.card.start_reset(Reset::Core),
+            ("reset", "global") => self.card.start_reset(Reset::Global),
             ("refusals", "") => {
                 let refusals = self.card.refusals();
                 let told = self.told.swap(refusals.len(), Ordering::Relaxed);
