@@ -1,0 +1,160 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/*
+ * libdevrx: receive packets that a devrx daemon delivers into shared or device memory.
+ *
+ * Results: 0 or more is success; a negative value is an errno, negated, and the error struct (may be NULL) says what failed, why, and
+ * what to do. The most common:
+ *
+ *   -ESHUTDOWN        the attachment has ended, and everything that came before was received
+ *   -ECONNREFUSED     the daemon cannot be reached
+ *   -ENOENT           there is no attachment of that name
+ *   -EBUSY, -EACCES   it has a consumer; the policy does not allow it
+ *   -EOPNOTSUPP       the payload lies in memory that this process cannot read
+ *   -EPROTO           the daemon wrote what cannot be
+ *   -EPROTONOSUPPORT  the program was compiled for another version of this interface
+ *   -EINVAL           an argument is wrong
+ *   -ENOTRECOVERABLE  a defect in the library; close the handle
+ *
+ * A handle is used by one thread at a time. There is no global state. Structs and constants do not change within one DEVRX_ABI_VERSION.
+ */
+#ifndef DEVRX_H
+#define DEVRX_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* The version of this interface. It rises when a program must be compiled anew. */
+#define DEVRX_ABI_VERSION 1u
+
+/* devrx_packet.flags. Bits without a name are to be ignored. */
+#define DEVRX_SPLIT (1u << 0)        /* the header was split off: it is in the header slot, and not in the payload */
+#define DEVRX_CSUM_GOOD (1u << 2)    /* the NIC checked the checksums and found them right */
+#define DEVRX_CSUM_BAD (1u << 3)     /* the NIC checked the checksums and found one wrong */
+#define DEVRX_ERROR (1u << 4)        /* the NIC received the packet with an error */
+#define DEVRX_VLAN (1u << 5)         /* vlan holds the tag that the NIC took off the frame */
+#define DEVRX_HASH (1u << 6)         /* rss_hash is valid */
+#define DEVRX_TIMESTAMP_SW (1u << 7) /* timestamp was taken by software (CLOCK_REALTIME) */
+#define DEVRX_TIMESTAMP_HW (1u << 8) /* timestamp was taken by the NIC (its own clock) */
+
+/* Bytes of a message, its closing 0 included. */
+#define DEVRX_MESSAGE_SIZE 508
+
+/* What failed. Filled where a function fails; else it stays as it was. */
+typedef struct devrx_error {
+    int code;                         /* the errno, positive */
+    char message[DEVRX_MESSAGE_SIZE]; /* UTF-8, closed by 0; cut where it is too long */
+} devrx_error;
+
+/* An attachment that this program consumes. */
+typedef struct devrx_attachment devrx_attachment;
+/* Packets that were received, and their chunks until they are given back. */
+typedef struct devrx_batch devrx_batch;
+
+/* A packet of a batch. */
+typedef struct devrx_packet {
+    uint64_t timestamp;      /* nanoseconds; which clock, say the flags; 0 without */
+    uint64_t payload_offset; /* where its payload begins in the region, in bytes: that of its first segment */
+    uint32_t payload_length; /* bytes of payload, of all segments */
+    uint32_t segments;       /* how many chunks it takes, one segment of payload each */
+    uint32_t flags;          /* DEVRX_SPLIT, ... */
+    uint32_t rss_hash;       /* with DEVRX_HASH */
+    uint16_t header_length;  /* bytes of header that were split off */
+    uint16_t vlan;           /* the VLAN tag (TCI), with DEVRX_VLAN */
+    uint16_t flow;           /* the number of the flow rule that matched */
+    uint16_t queue;          /* the queue it came from, counted from 0 within the attachment */
+} devrx_packet;
+
+/* A piece of a packet's payload, in one chunk. */
+typedef struct devrx_segment {
+    uint64_t offset;      /* where it begins in the region, in bytes */
+    uint32_t length;      /* bytes of it; may be 0 */
+    uint32_t chunk;       /* the chunk's index in the region */
+    uint16_t generation;  /* the generation it was delivered under */
+    uint16_t reserved[3]; /* 0 */
+} devrx_segment;
+
+/* Numbers of an attachment: sums over its queues, as the daemon last wrote them. */
+typedef struct devrx_stats {
+    uint64_t packets;              /* packets the NIC counted */
+    uint64_t bytes;                /* bytes of packets delivered */
+    uint64_t delivered;            /* packets delivered */
+    uint64_t completions;          /* chunks delivered */
+    uint64_t returned;             /* chunks given back */
+    uint64_t dropped;              /* packets dropped, for any reason */
+    uint64_t refused;              /* returns the daemon refused */
+    uint64_t payload_bytes_copied; /* payload bytes that a CPU copied */
+    uint64_t held;                 /* chunks this program received and did not give back; a number that only grows is a leak */
+} devrx_stats;
+
+/* The version of the interface that the library has. devrx_open compares it. */
+uint32_t devrx_abi_version(void);
+
+/* The library's version, as text that lives as long as it. */
+const char *devrx_version(void);
+
+/*
+ * Becomes the consumer of the attachment `name`, which exists (`devrx attach`). `abi_version` is DEVRX_ABI_VERSION. `socket` is the daemon's
+ * socket; NULL: that of the environment variable DEVRX_SOCKET, or the default. Fills *out; NULL where it fails.
+ */
+int devrx_open(uint32_t abi_version, const char *socket, const char *name, devrx_attachment **out, devrx_error *error);
+
+/* Ends the consumption. Chunks that were not given back go back with it. Batches that are left are freed with devrx_batch_give_back(NULL, ...). */
+void devrx_close(devrx_attachment *attachment);
+
+/*
+ * Receives the next packets. Answers how many, and *out is their batch; where there are none, 0 and NULL. Waits for `timeout_us`
+ * microseconds at most; 0: not at all; negative: as long as it takes. Several batches may be held at once.
+ */
+int64_t devrx_recv(devrx_attachment *attachment, int64_t timeout_us, devrx_batch **out, devrx_error *error);
+
+/* What is known of packet `index`. */
+int devrx_batch_packet(const devrx_batch *batch, size_t index, devrx_packet *out, devrx_error *error);
+
+/* Segment `segment` of packet `index`: where its payload is, for a packet of several chunks. */
+int devrx_batch_segment(const devrx_batch *batch, size_t index, size_t segment, devrx_segment *out, devrx_error *error);
+
+/* Copies the header of packet `index`, as much as `size` takes. Answers how many bytes. */
+int64_t devrx_batch_header(const devrx_batch *batch, size_t index, uint8_t *out, size_t size, devrx_error *error);
+
+/* Copies the payload of packet `index`, as much as `size` takes. Answers how many bytes. */
+int64_t devrx_batch_payload(const devrx_batch *batch, size_t index, uint8_t *out, size_t size, devrx_error *error);
+
+/* Gives the chunks of packet `index` back before the rest of its batch. Answers how many. */
+int64_t devrx_batch_give_back_packet(devrx_attachment *attachment, devrx_batch *batch, size_t index, devrx_error *error);
+
+/*
+ * Gives a batch's chunks back, and ends the batch. Answers how many chunks. Chunks not given back are chunks that no packet can be received
+ * into. `batch` may be NULL. `attachment` is NULL where it was closed: then the batch is only freed.
+ */
+int64_t devrx_batch_give_back(devrx_attachment *attachment, devrx_batch *batch, devrx_error *error);
+
+/*
+ * The region as this process maps it, read-only, and its bytes: payload lies at the offsets of packets and segments. NULL: it cannot be
+ * read here. Until a chunk is given back nobody should write to it; a daemon or a NIC that breaks this can, so check what was read, not
+ * what will be read.
+ */
+const void *devrx_region(devrx_attachment *attachment, uint64_t *size);
+
+/* The region's descriptor, to map it elsewhere. It belongs to the handle. */
+int devrx_region_fd(devrx_attachment *attachment);
+
+/*
+ * Waiting in an event loop: if devrx_arm answers 1, poll() devrx_wake_fd for POLLIN, then devrx_disarm, then devrx_recv with timeout 0. If it
+ * answers 0 there are packets: do not wait. The descriptor belongs to the handle and stays the same.
+ */
+int devrx_wake_fd(devrx_attachment *attachment);
+int devrx_arm(devrx_attachment *attachment);
+void devrx_disarm(devrx_attachment *attachment);
+
+/* The numbers. */
+int devrx_read_stats(devrx_attachment *attachment, devrx_stats *out, devrx_error *error);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

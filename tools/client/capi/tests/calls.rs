@@ -1,0 +1,223 @@
+//! The functions as C calls them, and what they refuse.
+#![expect(unsafe_code, reason = "calls the functions that C calls")]
+
+use std::ffi::{CStr, CString, c_int};
+use std::ptr::{null, null_mut};
+
+use common::daemon;
+use common::wire::{send, udp};
+use devrx::*;
+
+#[path = "../../tests/common/mod.rs"]
+mod common;
+
+fn error() -> Error {
+    Error {
+        code: 0,
+        message: [0; DEVRX_MESSAGE_SIZE],
+    }
+}
+
+fn message(error: &Error) -> String {
+    let bytes: Vec<u8> = error.message.iter().map(|byte| *byte as u8).collect();
+    let text = CStr::from_bytes_until_nul(&bytes).expect("closed by 0");
+    text.to_str().expect("UTF-8").to_owned()
+}
+
+#[test]
+fn a_batch_from_open_to_close() {
+    let frames: Vec<_> = (0..3_u8).map(|at| udp(&[at; 100])).collect();
+    let (daemon, path, _folder) = daemon(1, move |daemon| send(daemon, &frames, 42));
+    let path = CString::new(path.to_str().expect("text")).expect("no 0");
+    let mut said = error();
+    let mut rx = null_mut();
+    let mut batch = null_mut();
+    // SAFETY: all pointers are to what lives here, and handles are used as the header says.
+    unsafe {
+        let opened = devrx_open(
+            DEVRX_ABI_VERSION,
+            path.as_ptr(),
+            c"camera".as_ptr(),
+            &mut rx,
+            &mut said,
+        );
+        assert_eq!(opened, 0, "{}", message(&said));
+        let mut batches = Vec::new();
+        let mut packets = Vec::new();
+        while packets.len() < 3 {
+            let count = devrx_recv(rx, -1, &mut batch, &mut said);
+            assert!(count > 0, "{}", message(&said));
+            for index in 0..count as usize {
+                let mut packet = Packet::default();
+                assert_eq!(devrx_batch_packet(batch, index, &mut packet, &mut said), 0);
+                packets.push((batch, index, packet));
+            }
+            batches.push(batch);
+        }
+        let mut size = 0;
+        let region = devrx_region(rx, &mut size).cast::<u8>();
+        assert_eq!(size, u64::from(common::CHUNK * common::CHUNKS));
+        for (number, (batch, index, packet)) in packets.iter().enumerate() {
+            assert_eq!((packet.header_length, packet.payload_length), (42, 100));
+            assert_eq!((packet.flow, packet.queue, packet.segments), (7, 0, 1));
+            assert_eq!(packet.flags, DEVRX_SPLIT | DEVRX_TIMESTAMP_SW);
+            assert_eq!(packet.timestamp, 1_000_000 + number as u64);
+            let mut segment = Segment::default();
+            assert_eq!(
+                devrx_batch_segment(*batch, *index, 0, &mut segment, &mut said),
+                0
+            );
+            assert_eq!(
+                (segment.offset, segment.length),
+                (packet.payload_offset, 100)
+            );
+            assert_eq!(
+                region.add(segment.offset as usize).read_volatile(),
+                number as u8
+            );
+            let mut bytes = [9; 120];
+            assert_eq!(
+                devrx_batch_payload(*batch, *index, bytes.as_mut_ptr(), 120, &mut said),
+                100
+            );
+            assert_eq!(
+                bytes,
+                [[number as u8; 100].as_slice(), &[9; 20]].concat()[..]
+            );
+            assert_eq!(
+                devrx_batch_header(*batch, *index, bytes.as_mut_ptr(), 14, &mut said),
+                14
+            );
+            assert_eq!(bytes[12..15], [8, 0, number as u8]);
+        }
+        let mut stats = Stats::default();
+        assert_eq!(devrx_read_stats(rx, &mut stats, &mut said), 0);
+        assert_eq!(stats.held, 3);
+
+        // What is refused.
+        let (first, index, _) = packets[0];
+        assert_eq!(
+            devrx_batch_packet(first, 99, &mut Packet::default(), &mut said),
+            -libc::EINVAL
+        );
+        assert!(message(&said).contains("none of index 99"));
+        assert_eq!(
+            devrx_batch_segment(first, index, 1, &mut Segment::default(), &mut said),
+            -libc::EINVAL
+        );
+        assert_eq!(
+            devrx_batch_header(first, index, null_mut(), 10, &mut said),
+            -i64::from(libc::EINVAL)
+        );
+        assert_eq!(
+            devrx_batch_payload(null(), 0, null_mut(), 0, null_mut()),
+            -i64::from(libc::EINVAL)
+        );
+        assert_eq!(devrx_batch_give_back_packet(rx, first, index, &mut said), 1);
+        assert_eq!(devrx_batch_give_back_packet(rx, first, index, &mut said), 0);
+        assert_eq!(
+            devrx_batch_header(first, index, null_mut(), 0, &mut said),
+            -i64::from(libc::EINVAL)
+        );
+        assert_eq!(message(&said), format!("packet {index} was given back"));
+
+        let mut back = 1;
+        for batch in batches {
+            back += devrx_batch_give_back(rx, batch, &mut said);
+        }
+        assert_eq!(back, 3);
+        assert_eq!(devrx_batch_give_back(rx, null_mut(), &mut said), 0);
+        assert_eq!(
+            devrx_recv(rx, -1, &mut batch, &mut said),
+            -i64::from(libc::ESHUTDOWN)
+        );
+        assert!(batch.is_null());
+        assert_eq!(said.code, libc::ESHUTDOWN);
+        assert_eq!(message(&said), "attachment camera has ended: all was sent");
+        devrx_close(rx);
+    }
+    assert_eq!(daemon.join().expect("no panic"), (3, 3));
+}
+
+#[test]
+fn a_batch_outlives_its_attachment() {
+    let (daemon, path, _folder) = daemon(1, |mut daemon| {
+        let entry = devrx_client::proto::completion::Completion {
+            length: 10,
+            ..Default::default()
+        };
+        assert!(daemon.queues[0].completions.push(&[entry]));
+        daemon.queues[0].completions.publish();
+        daemon.events[0].wake.notify();
+        drop(daemon.session.recv());
+    });
+    let path = CString::new(path.to_str().expect("text")).expect("no 0");
+    let (mut rx, mut batch) = (null_mut(), null_mut());
+    // SAFETY: as above.
+    unsafe {
+        assert_eq!(
+            devrx_open(
+                DEVRX_ABI_VERSION,
+                path.as_ptr(),
+                c"camera".as_ptr(),
+                &mut rx,
+                null_mut()
+            ),
+            0
+        );
+        assert_eq!(devrx_recv(rx, -1, &mut batch, null_mut()), 1);
+        devrx_close(rx);
+        let mut byte = 1;
+        assert_eq!(devrx_batch_payload(batch, 0, &mut byte, 1, null_mut()), 1);
+        assert_eq!(devrx_batch_give_back(null_mut(), batch, null_mut()), 0);
+    }
+    daemon.join().expect("no panic");
+}
+
+#[test]
+fn opening_is_refused_with_a_reason() {
+    let refused = |version, name: *const i8, expected: c_int, words: &str| {
+        let (mut said, mut rx) = (error(), std::ptr::dangling_mut());
+        // SAFETY: as above.
+        let result = unsafe {
+            devrx_open(
+                version,
+                c"/nonexistent/devrx.sock".as_ptr(),
+                name.cast(),
+                &mut rx,
+                &mut said,
+            )
+        };
+        assert_eq!((result, said.code), (-expected, expected));
+        assert!(message(&said).contains(words), "{}", message(&said));
+    };
+    let name = c"camera".as_ptr().cast();
+    refused(
+        DEVRX_ABI_VERSION + 1,
+        name,
+        libc::EPROTONOSUPPORT,
+        "compile it with the devrx.h",
+    );
+    refused(DEVRX_ABI_VERSION, null(), libc::EINVAL, "name is NULL");
+    refused(
+        DEVRX_ABI_VERSION,
+        c"\xff".as_ptr().cast(),
+        libc::EINVAL,
+        "name is no UTF-8",
+    );
+    refused(DEVRX_ABI_VERSION, name, libc::ECONNREFUSED, "is it running");
+    // SAFETY: as above; NULL is a handle that every function refuses.
+    unsafe {
+        assert_eq!(
+            devrx_open(1, null(), name.cast(), null_mut(), null_mut()),
+            -libc::EINVAL
+        );
+        assert_eq!(devrx_arm(null_mut()), -libc::EINVAL);
+        assert_eq!(devrx_wake_fd(null_mut()), -libc::EINVAL);
+        assert_eq!(devrx_region_fd(null_mut()), -libc::EINVAL);
+        assert!(devrx_region(null_mut(), null_mut()).is_null());
+        devrx_disarm(null_mut());
+        devrx_close(null_mut());
+    }
+    assert_eq!(devrx_abi_version(), DEVRX_ABI_VERSION);
+}
