@@ -254,6 +254,12 @@ impl<D: Device> Watch<D> {
                         means = report.text(),
                         "the firmware reports on the card's health"
                     );
+                    self.shared.set_health(format!(
+                        "the firmware reported on {} (code {:#06x}): {}",
+                        report.about,
+                        report.code,
+                        report.text()
+                    ));
                 }
             }
             opcode::OVERFLOW => tracing::warn!(

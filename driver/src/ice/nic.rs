@@ -349,6 +349,7 @@ impl<D: Device> Nic for IceNic<D> {
              sent before you rely on it"
                 .to_owned(),
         ];
+        warnings.extend(self.shared.health());
         if let Parser::Safe(why) = &self.facts.parser {
             warnings.push(format!(
                 "safe mode, since {why}: no header is split off, so memory that the CPU does not read is refused; packets of one attachment go to one queue, and only \

@@ -45,6 +45,8 @@ pub(super) struct Shared<D: Device> {
     control: Mutex<Control<D::Registers>>,
     events: Mutex<Events<D::Registers>>,
     link: Mutex<LinkInfo>,
+    /// What the firmware said last of the card's health.
+    health: Mutex<Option<String>>,
     /// Function resets so far. A queue of an earlier epoch has ended.
     pub(super) epoch: AtomicU32,
     /// A [`Fault`], or 0.
@@ -82,6 +84,7 @@ impl<D: Device> Shared<D> {
             control: Mutex::new(Control { admin }),
             events: Mutex::new(events),
             link: Mutex::new(init::no_link()),
+            health: Mutex::default(),
             epoch: AtomicU32::new(0),
             fault: AtomicU32::new(0),
             alarm: Mutex::new(None),
@@ -109,6 +112,16 @@ impl<D: Device> Shared<D> {
     /// Takes in what the firmware says of the link; what it said before.
     pub(super) fn set_link(&self, link: LinkInfo) -> LinkInfo {
         std::mem::replace(&mut *lock(&self.link), link)
+    }
+
+    /// What the firmware said last of the card's health.
+    pub(super) fn health(&self) -> Option<String> {
+        lock(&self.health).clone()
+    }
+
+    /// Takes in what the firmware says of the card's health.
+    pub(super) fn set_health(&self, text: String) {
+        *lock(&self.health) = Some(text);
     }
 
     #[inline]

@@ -29,6 +29,23 @@ fn link_is_up_and_a_hundred_gigabits() {
 }
 
 #[test]
+fn reports_of_health_are_told() {
+    let mut setup = Setup::default();
+    setup.personality.api = (1, 7, 6);
+    let rig = Rig::new(setup);
+    rig.model.card().report_health(0x106, 2);
+    let told = (0..200).any(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+        rig.nic
+            .warnings()
+            .iter()
+            .any(|warning| warning.contains("no module in the cage"))
+    });
+    assert!(told, "{:?}", rig.nic.warnings());
+    rig.end();
+}
+
+#[test]
 fn nothing_comes_before_a_rule_or_after_the_end() {
     let mut rig = Rig::new(Setup::default());
     assert!(!rig.model.card().receive(&udp(1, 2, 100)));
