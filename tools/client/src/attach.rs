@@ -100,6 +100,14 @@ impl AttachOptions {
         self
     }
 
+    /// How many bytes behind the headers go to the header slot as well, such as a sequence number behind UDP. NICs that split in hardware cut
+    /// at the protocol, and refuse all but 0.
+    #[must_use]
+    pub fn split_extra(mut self, bytes: u32) -> Self {
+        self.request.split_extra = bytes;
+        self
+    }
+
     /// What becomes of packets that cannot be split.
     #[must_use]
     pub fn unsplit(mut self, unsplit: Unsplit) -> Self {
