@@ -1,10 +1,12 @@
-/* The peer of `cargo xtask bench guest`: DPDK's igb driver, received with as DPDK's users do, by rx_burst and free_bulk on one core.
+/* The peer of `cargo xtask bench guest`: DPDK's driver, received with as DPDK's users do, by rx_burst and free_bulk on one core.
  *
  * Takes DPDK's own arguments, then commands on standard input, each answered with one line on standard output:
  *
  *     round PACKETS BURST      receives so many packets, which have all arrived, between two markers; answers `round RECEIVED`
  *     rate PACKETS QUIET       receives until so many came, or none for QUIET milliseconds after the first; answers `rate RECEIVED`
  *     quit
+ *
+ * With DEVRX_DPDK_SPLIT in its environment it has the NIC split the headers of UDP over IPv4 off, into buffers of their own.
  *
  * At first it prints `ready` once the link is up. Markers: see mark.c.
  */
@@ -26,20 +28,53 @@ static void fail(const char *what, int error)
     exit(1);
 }
 
-static void start(void)
+static struct rte_mempool *make_pool(const char *name)
 {
-    static const struct rte_eth_conf configuration;
-    struct rte_mempool *pool = rte_pktmbuf_pool_create("rx", BUFFERS, CACHE, 0, RTE_MBUF_DEFAULT_BUF_SIZE, SOCKET_ID_ANY);
-    struct rte_eth_link link = {0};
-    int error;
+    struct rte_mempool *pool = rte_pktmbuf_pool_create(name, BUFFERS, CACHE, 0, RTE_MBUF_DEFAULT_BUF_SIZE, SOCKET_ID_ANY);
 
     if (!pool)
         fail("a pool of buffers", rte_errno);
+    return pool;
+}
+
+/* A queue that splits: the header is the first segment, the payload the second. */
+static int split_queue(struct rte_mempool *pool)
+{
+    union rte_eth_rxseg segments[2];
+    struct rte_eth_rxconf configuration;
+    struct rte_eth_dev_info info;
+    int error = rte_eth_dev_info_get(PORT, &info);
+
+    if (error < 0)
+        return error;
+    memset(segments, 0, sizeof(segments));
+    segments[0].split.mp = make_pool("headers");
+    segments[0].split.proto_hdr = RTE_PTYPE_L2_ETHER | RTE_PTYPE_L3_IPV4_EXT_UNKNOWN | RTE_PTYPE_L4_UDP;
+    segments[1].split.mp = pool;
+    configuration = info.default_rxconf;
+    configuration.rx_seg = segments;
+    configuration.rx_nseg = 2;
+    configuration.offloads = RTE_ETH_RX_OFFLOAD_BUFFER_SPLIT;
+    return rte_eth_rx_queue_setup(PORT, QUEUE, DESCRIPTORS, SOCKET_ID_ANY, &configuration, NULL);
+}
+
+static void start(void)
+{
+    struct rte_eth_conf configuration;
+    int split = getenv("DEVRX_DPDK_SPLIT") != NULL;
+    struct rte_mempool *pool = make_pool("rx");
+    struct rte_eth_link link = {0};
+    int error;
+
+    memset(&configuration, 0, sizeof(configuration));
+    if (split)
+        configuration.rxmode.offloads = RTE_ETH_RX_OFFLOAD_BUFFER_SPLIT;
     if (rte_eth_dev_count_avail() == 0)
         fail("no device was found", ENODEV);
     if ((error = rte_eth_dev_configure(PORT, 1, 1, &configuration)) < 0)
         fail("configuring the device", error);
-    if ((error = rte_eth_rx_queue_setup(PORT, QUEUE, DESCRIPTORS, SOCKET_ID_ANY, NULL, pool)) < 0)
+    error = split ? split_queue(pool) : rte_eth_rx_queue_setup(PORT, QUEUE, DESCRIPTORS, SOCKET_ID_ANY, NULL, pool);
+    if (error < 0)
         fail("a receive queue", error);
     if ((error = rte_eth_tx_queue_setup(PORT, QUEUE, 512, SOCKET_ID_ANY, NULL)) < 0)
         fail("a transmit queue", error);

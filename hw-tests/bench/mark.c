@@ -1,4 +1,4 @@
-/* Counts the instructions that a guest executes, by marker: a plugin for QEMU's translator (plugin API version 4, QEMU 10.0).
+/* Counts the instructions that a guest executes, by marker: a plugin for QEMU's translator (plugin API version 4, QEMU 10.0; or 7, QEMU 11).
  *
  * A marker is an eight-byte no-operation, 0f 1f 84 00 ID 00 54 51, that does nothing where this plugin is not loaded. Each time the guest
  * executes one, a line goes to the file named by `out=`:
@@ -18,9 +18,22 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+/* QEMU 11 asks for version 7 of the interface: callbacks get what they were registered with instead of the plugin's number. The rest of what is used here is
+ * as in the header of QEMU 10, so that one does for both. */
+#ifdef API
+#define qemu_plugin_register_vcpu_tb_trans_cb otherwise_in_version_4
+#define qemu_plugin_register_atexit_cb otherwise_in_version_4_too
 #include <qemu-plugin.h>
+#undef qemu_plugin_register_vcpu_tb_trans_cb
+#undef qemu_plugin_register_atexit_cb
+QEMU_PLUGIN_API void qemu_plugin_register_vcpu_tb_trans_cb(qemu_plugin_id_t, void (*)(struct qemu_plugin_tb *, void *), void *);
+QEMU_PLUGIN_API void qemu_plugin_register_atexit_cb(qemu_plugin_id_t, void (*)(void *), void *);
+#else
+#include <qemu-plugin.h>
+#define API QEMU_PLUGIN_VERSION
+#endif
 
-QEMU_PLUGIN_EXPORT int qemu_plugin_version = QEMU_PLUGIN_VERSION;
+QEMU_PLUGIN_EXPORT int qemu_plugin_version = API;
 
 enum { VCPUS = 8, MARKER = 8, BUCKETS = 1 << 16 };
 
@@ -91,12 +104,11 @@ static struct place *place_of(uint64_t address)
     return *bucket = place;
 }
 
-static void on_translation(qemu_plugin_id_t plugin, struct qemu_plugin_tb *block)
+static void translate(struct qemu_plugin_tb *block)
 {
     static const unsigned char marker[MARKER] = {0x0f, 0x1f, 0x84, 0x00, 0, 0x00, 0x54, 0x51};
     size_t instructions = qemu_plugin_tb_n_insns(block);
 
-    (void)plugin;
     for (size_t i = 0; i < instructions; i++) {
         struct qemu_plugin_insn *insn = qemu_plugin_tb_get_insn(block, i);
         uint64_t address = qemu_plugin_insn_vaddr(insn);
@@ -115,10 +127,8 @@ static void on_translation(qemu_plugin_id_t plugin, struct qemu_plugin_tb *block
     }
 }
 
-static void at_exit(qemu_plugin_id_t plugin, void *data)
+static void finish(void)
 {
-    (void)plugin;
-    (void)data;
     if (profiled >= 0) {
         fprintf(out, "stretches %" PRIu64 "\n", stretches);
         for (size_t i = 0; i < BUCKETS; i++)
@@ -128,6 +138,45 @@ static void at_exit(qemu_plugin_id_t plugin, void *data)
     }
     fclose(out);
 }
+
+#if API >= 7
+static void on_translation(struct qemu_plugin_tb *block, void *data)
+{
+    (void)data;
+    translate(block);
+}
+
+static void at_exit(void *data)
+{
+    (void)data;
+    finish();
+}
+
+static void listen(qemu_plugin_id_t plugin)
+{
+    qemu_plugin_register_vcpu_tb_trans_cb(plugin, on_translation, NULL);
+    qemu_plugin_register_atexit_cb(plugin, at_exit, NULL);
+}
+#else
+static void on_translation(qemu_plugin_id_t plugin, struct qemu_plugin_tb *block)
+{
+    (void)plugin;
+    translate(block);
+}
+
+static void at_exit(qemu_plugin_id_t plugin, void *data)
+{
+    (void)plugin;
+    (void)data;
+    finish();
+}
+
+static void listen(qemu_plugin_id_t plugin)
+{
+    qemu_plugin_register_vcpu_tb_trans_cb(plugin, on_translation);
+    qemu_plugin_register_atexit_cb(plugin, at_exit, NULL);
+}
+#endif
 
 QEMU_PLUGIN_EXPORT int qemu_plugin_install(qemu_plugin_id_t plugin, const qemu_info_t *info, int argc, char **argv)
 {
@@ -149,7 +198,6 @@ QEMU_PLUGIN_EXPORT int qemu_plugin_install(qemu_plugin_id_t plugin, const qemu_i
         return -1;
     }
     count = qemu_plugin_scoreboard_u64(qemu_plugin_scoreboard_new(sizeof(uint64_t)));
-    qemu_plugin_register_vcpu_tb_trans_cb(plugin, on_translation);
-    qemu_plugin_register_atexit_cb(plugin, at_exit, NULL);
+    listen(plugin);
     return 0;
 }

@@ -23,11 +23,19 @@ pub enum Section {
     DevrxRule,
     /// What is not to be counted.
     Nothing,
+    /// DPDK's net_ice, 32 packets a burst.
+    DpdkIce32,
+    /// The same, 256 packets a burst.
+    DpdkIce256,
+    /// The same with headers split off, 32 packets a burst.
+    DpdkIceSplit32,
+    /// The same, 256 packets a burst.
+    DpdkIceSplit256,
 }
 
 impl Section {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 11] = [
         Self::DpdkStatic32,
         Self::DpdkStatic256,
         Self::DpdkShared32,
@@ -35,6 +43,10 @@ impl Section {
         Self::DevrxAny,
         Self::DevrxRule,
         Self::Nothing,
+        Self::DpdkIce32,
+        Self::DpdkIce256,
+        Self::DpdkIceSplit32,
+        Self::DpdkIceSplit256,
     ];
 
     /// Executes the section's marker.
@@ -47,6 +59,10 @@ impl Section {
             Self::DevrxAny => mark::<68>(),
             Self::DevrxRule => mark::<69>(),
             Self::Nothing => mark::<70>(),
+            Self::DpdkIce32 => mark::<71>(),
+            Self::DpdkIce256 => mark::<72>(),
+            Self::DpdkIceSplit32 => mark::<73>(),
+            Self::DpdkIceSplit256 => mark::<74>(),
         }
     }
 

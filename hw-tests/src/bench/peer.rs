@@ -64,7 +64,7 @@ pub fn build(apt: &Apt, cache: &Path, sources: &Path, work: &Path) -> Result<Pee
     apt.unpack(&shared_packages(&fetched)?, &fetched)?;
     let header = header(cache, work)?;
     progress("building the plugin and DPDK's side");
-    let plugin = plugin(&fetched, &header, sources, work)?;
+    let plugin = plugin(&fetched, &header, sources, work, &[])?;
     let folder = work.join("guest");
     std::fs::create_dir_all(&folder)?;
     dpdk_static(&fetched, sources, &folder)?;
@@ -74,6 +74,15 @@ pub fn build(apt: &Apt, cache: &Path, sources: &Path, work: &Path) -> Result<Pee
         folder,
         version: version(&fetched)?,
     })
+}
+
+/// Builds the plugin alone, for QEMU 11, whose own header is not asked for: `mark.c` knows what changed.
+pub fn only_plugin(apt: &Apt, cache: &Path, sources: &Path, work: &Path) -> Result<PathBuf> {
+    let fetched = work.join("packages");
+    progress("fetching glib's headers and QEMU's source");
+    apt.unpack(&["libglib2.0-dev".to_owned()], &fetched)?;
+    let header = header(cache, work)?;
+    plugin(&fetched, &header, sources, work, &["-DAPI=7"])
 }
 
 /// The packages of DPDK's shared libraries, whose names end with the version of its binary interface.
@@ -119,13 +128,19 @@ fn header(cache: &Path, work: &Path) -> Result<PathBuf> {
     Ok(include)
 }
 
-fn plugin(fetched: &Path, header: &Path, sources: &Path, work: &Path) -> Result<PathBuf> {
+fn plugin(
+    fetched: &Path,
+    header: &Path,
+    sources: &Path,
+    work: &Path,
+    defines: &[&str],
+) -> Result<PathBuf> {
     let built = work.join("libmark.so");
     let mut cc = Command::new("gcc");
     cc.args([
         "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-o",
     ]);
-    cc.arg(&built).arg(sources.join("mark.c"));
+    cc.arg(&built).args(defines).arg(sources.join("mark.c"));
     cc.arg("-I").arg(header);
     cc.arg("-I").arg(fetched.join("usr/include/glib-2.0"));
     cc.arg("-I")

@@ -39,8 +39,8 @@ impl Spread {
 pub struct Measured {
     /// The guest's kernel.
     pub kernel: String,
-    /// QEMU's version.
-    pub qemu: String,
+    /// The NIC, and QEMU's version.
+    pub nic: String,
     /// DPDK's version.
     pub dpdk: String,
     /// Packets in a round.
@@ -51,7 +51,7 @@ pub struct Measured {
     pub rates: Vec<Value>,
 }
 
-const RECEIVERS: [(Section, &str, &str); 6] = [
+const RECEIVERS: [(Section, &str, &str); 10] = [
     (
         Section::DpdkShared32,
         "dpdk_shared_32",
@@ -73,6 +73,26 @@ const RECEIVERS: [(Section, &str, &str); 6] = [
         "DPDK, linked statically, bursts of 256",
     ),
     (
+        Section::DpdkIce32,
+        "dpdk_ice_32",
+        "DPDK's net_ice, bursts of 32",
+    ),
+    (
+        Section::DpdkIce256,
+        "dpdk_ice_256",
+        "DPDK's net_ice, bursts of 256",
+    ),
+    (
+        Section::DpdkIceSplit32,
+        "dpdk_ice_split_32",
+        "DPDK's net_ice, header split, bursts of 32",
+    ),
+    (
+        Section::DpdkIceSplit256,
+        "dpdk_ice_split_256",
+        "DPDK's net_ice, header split, bursts of 256",
+    ),
+    (
         Section::DevrxAny,
         "devrx_any",
         "devrx, header split, rule any",
@@ -89,11 +109,14 @@ impl Measured {
         Spread::of(&self.counted.get(&section)?.receiver, self.packets)
     }
 
-    /// devrx's instructions by DPDK's, both as their users have them; and by those of the fastest DPDK.
+    /// devrx's instructions by DPDK's, both as their users have them (on an E810: both with header split); and by those of the fastest DPDK.
     fn ratios(&self) -> Option<(f64, f64)> {
         let ours = self.of(Section::DevrxAny)?.median;
-        let shared = self.of(Section::DpdkShared32)?.median;
-        let least = RECEIVERS[..4]
+        let shared = self
+            .of(Section::DpdkShared32)
+            .or_else(|| self.of(Section::DpdkIceSplit32))?
+            .median;
+        let least = RECEIVERS[..8]
             .iter()
             .filter_map(|(section, ..)| Some(self.of(*section)?.median))
             .fold(f64::INFINITY, f64::min);
@@ -104,9 +127,9 @@ impl Measured {
     #[must_use]
     pub fn text(&self) -> String {
         let mut text = format!(
-            "igb (QEMU {}'s 82576) in a guest with Linux {}, one CPU; DPDK {}; rounds of {} packets of 60 bytes, all in the ring\nbefore \
+            "{} in a guest with Linux {}, one CPU; DPDK {}; rounds of {} packets of 60 bytes, all in the ring\nbefore \
              anybody looks. Guest instructions a packet: the median round, and the spread.\n\n",
-            self.qemu, self.kernel, self.dpdk, self.packets
+            self.nic, self.kernel, self.dpdk, self.packets
         );
         let mut line = |name: &str, spread: Spread| {
             // Writing to a String cannot fail.
@@ -135,7 +158,12 @@ impl Measured {
         if let Some((shared, least)) = self.ratios() {
             writeln!(
                 text,
-                "\ndevrx (any) by DPDK (shared, 32): {shared:.2}; by the least of DPDK's: {least:.2}"
+                "\ndevrx (any) by DPDK ({}, 32): {shared:.2}; by the least of DPDK's: {least:.2}",
+                if self.of(Section::DpdkShared32).is_some() {
+                    "shared"
+                } else {
+                    "header split"
+                }
             )
             .ok();
         }
@@ -176,7 +204,7 @@ impl Measured {
         let ratios = self.ratios();
         json!({
             "kernel": self.kernel,
-            "qemu": self.qemu,
+            "nic": self.nic,
             "dpdk": self.dpdk,
             "packets_per_round": self.packets,
             "frame_bytes": 60,

@@ -15,8 +15,10 @@ use devrx_hw_tests::guest::message::Verdict;
 use devrx_hw_tests::guest::packages::{self, Apt, progress};
 use devrx_hw_tests::guest::qemu::Options;
 use devrx_hw_tests::guest::run::{Programs, run};
+use devrx_hw_tests::guest::trixie::{self, Tree};
 use devrx_hw_tests::guest_tests::Test;
-use devrx_hw_tests::guest_tests::bench::{COUNTS, FOUND, RATES, ROUND};
+use devrx_hw_tests::guest_tests::bench::{COUNTS, FOUND, ICE_COUNTS, RATES, ROUND};
+use devrx_hw_tests::trust::prepare;
 
 /// Measures.
 #[derive(Parser)]
@@ -42,6 +44,12 @@ struct Arguments {
     /// Only the rates, with DPDK's side in this folder: how this program calls itself, to read what guests print.
     #[arg(long, hide = true)]
     rates: Option<PathBuf>,
+    /// The NIC: `igb` (QEMU's 82576) or `e810` (the model, on a newer QEMU, Linux and DPDK).
+    #[arg(long, default_value = "igb")]
+    nic: String,
+    /// The `e810-server` program.
+    #[arg(long)]
+    e810: Option<PathBuf>,
     /// Also write which instructions devrx's worker executes, by address, to this file.
     #[arg(long)]
     profile: Option<PathBuf>,
@@ -51,6 +59,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let done = match &arguments.rates {
         Some(folder) => rates(&arguments, folder),
+        None if arguments.nic == "e810" => measure_e810(&arguments),
         None => measure(&arguments),
     };
     match done {
@@ -85,27 +94,85 @@ fn measure(arguments: &Arguments) -> Result<bool> {
     if arguments.profile.is_some() {
         plugin += ",profile=17";
     }
-    let counted = in_guest(arguments, &kernel, COUNTS, &peer.folder, Some(plugin))?;
+    let options = Options {
+        plugin: Some(plugin),
+        ..Options::default()
+    };
+    let counted = in_guest(arguments, &kernel, COUNTS, &peer.folder, options)?;
     let (climbed, found) = rates_apart(&peer.folder)?;
     let ok = counted && climbed;
     let text = std::fs::read_to_string(&marks).unwrap_or_default();
     let measured = Measured {
         kernel: kernel.release.clone(),
-        qemu: qemu()?,
+        nic: format!("igb (QEMU {}'s 82576)", qemu()?),
         dpdk: peer.version.clone(),
         packets: ROUND,
         counted: marks::read(&text),
         rates: found,
     };
+    report(arguments, &measured, &text)?;
+    Ok(ok)
+}
+
+/// The same with the E810, but for rates: the model is no measure of those.
+fn measure_e810(arguments: &Arguments) -> Result<bool> {
+    let cache = packages::cache()?;
+    let work = tempfile::tempdir()?;
+    let (kernel, tree, plugin, extra) = {
+        let _turn = packages::lock(&cache)?;
+        match prepare_e810(arguments, &cache, work.path()) {
+            Ok(Ok(prepared)) => prepared,
+            Ok(Err(reason)) => {
+                println!("bench guest: skipped: {reason}");
+                return Ok(true);
+            }
+            Err(error) => {
+                println!("bench guest: skipped: what it needs cannot be had: {error:#}");
+                return Ok(true);
+            }
+        }
+    };
+    let marks = work.path().join("marks");
+    let mut plugin = format!("{},out={}", plugin.display(), marks.display());
+    if arguments.profile.is_some() {
+        plugin += ",profile=17";
+    }
+    let folder = work.path().join("nothing");
+    std::fs::create_dir(&folder)?;
+    let dpdk = prepare::dpdk_version(&tree)?;
+    let nic = format!("the E810 model (on QEMU {})", tree.version_text()?);
+    let options = Options {
+        plugin: Some(plugin),
+        qemu: Some(tree),
+        e810: arguments.e810.clone(),
+        extra: Some(extra),
+        ..Options::default()
+    };
+    let ok = in_guest(arguments, &kernel, ICE_COUNTS, &folder, options)?;
+    let text = std::fs::read_to_string(&marks).unwrap_or_default();
+    let measured = Measured {
+        kernel: kernel.release.clone(),
+        nic,
+        dpdk,
+        packets: ROUND,
+        counted: marks::read(&text),
+        rates: Vec::new(),
+    };
+    report(arguments, &measured, &text)?;
+    Ok(ok)
+}
+
+/// Says what was found, and writes it down.
+fn report(arguments: &Arguments, measured: &Measured, marks: &str) -> Result<()> {
     if let Some(profile) = &arguments.profile {
-        std::fs::write(profile, &text)?;
+        std::fs::write(profile, marks)?;
     }
     println!("\n{}", measured.text());
     let json = serde_json::to_string_pretty(&measured.json())?;
     std::fs::write(&arguments.json, json)
         .with_context(|| format!("cannot write {}", arguments.json.display()))?;
     progress(&format!("the same as JSON: {}", arguments.json.display()));
-    Ok(ok)
+    Ok(())
 }
 
 /// Runs measurements; whether all of them could be made.
@@ -114,7 +181,7 @@ fn in_guest(
     kernel: &kernel::Kernel,
     tests: &[Test],
     folder: &Path,
-    plugin: Option<String>,
+    options: Options,
 ) -> Result<bool> {
     let programs = Programs {
         devrx: arguments.devrx.clone(),
@@ -125,10 +192,6 @@ fn in_guest(
     let filter = arguments.filter.as_deref().unwrap_or_default();
     let wanted = |test: &&Test| test.name.contains(filter);
     let tests: Vec<Test> = tests.iter().filter(wanted).copied().collect();
-    let options = Options {
-        plugin,
-        ..Options::default()
-    };
     let results = run(kernel, &tests, &programs, &options, false)?;
     Ok(results
         .iter()
@@ -139,7 +202,7 @@ fn rates(arguments: &Arguments, folder: &Path) -> Result<bool> {
     let cache = packages::cache()?;
     let apt = Apt::new(&cache)?.map_err(anyhow::Error::msg)?;
     let kernels = kernel::all(&apt, &cache, Some(&arguments.kernel))?;
-    in_guest(arguments, &kernels[0], RATES, folder, None)
+    in_guest(arguments, &kernels[0], RATES, folder, Options::default())
 }
 
 /// Runs this program once more for the rates, and picks what was found from what it prints.
@@ -176,6 +239,35 @@ fn prepare(arguments: &Arguments, cache: &Path, work: &Path) -> Result<Result<Pr
         .context("no kernel")?;
     let peer = peer::build(&apt, cache, &arguments.sources, work)?;
     Ok(Ok((kernel, peer)))
+}
+
+/// Kernel, QEMU, plugin, and the part of the initramfs with DPDK's side.
+type PreparedE810 = (kernel::Kernel, Tree, PathBuf, PathBuf);
+
+/// What the measurements on the E810 need, or the reason why that cannot be.
+fn prepare_e810(
+    arguments: &Arguments,
+    cache: &Path,
+    work: &Path,
+) -> Result<Result<PreparedE810, String>> {
+    let apt = match Apt::new(cache)? {
+        Ok(apt) => apt,
+        Err(reason) => return Ok(Err(reason)),
+    };
+    if let Some(reason) = apt.install()? {
+        return Ok(Err(reason));
+    }
+    apt.update()?;
+    let tree = match trixie::tree(cache)? {
+        Ok(tree) => tree,
+        Err(reason) => return Ok(Err(reason)),
+    };
+    let kernel = kernel::newest(&apt, cache)?;
+    let plugin = peer::only_plugin(&apt, cache, &arguments.sources, work)?;
+    let extra = work.join("extra.cpio");
+    let archive = prepare::bench(&tree, &kernel, &arguments.sources, work)?;
+    std::fs::write(&extra, archive)?;
+    Ok(Ok((kernel, tree, plugin, extra)))
 }
 
 fn qemu() -> Result<String> {

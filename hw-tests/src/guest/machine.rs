@@ -152,6 +152,19 @@ pub const E810: Machine = Machine {
     ..STANDARD
 };
 
+/// An E810 by the model and nothing else, with one CPU: for counting instructions.
+pub const E810_ALONE: Machine = Machine {
+    name: "E810, one CPU",
+    nics: &[Nic {
+        id: "ice0",
+        model: Model::E810,
+        backend: Backend::Datagram,
+        slot: 1,
+    }],
+    qxl: false,
+    ..STANDARD
+};
+
 impl Machine {
     /// The NIC that tests call `id`.
     #[must_use]

@@ -110,6 +110,13 @@ impl Tree {
         command
     }
 
+    /// Its QEMU's version.
+    pub fn version_text(&self) -> Result<String> {
+        let said = run_ok(self.qemu().arg("--version"), Duration::from_secs(20))?.stdout;
+        let version = said.split_whitespace().nth(3).unwrap_or("unknown");
+        Ok(version.to_owned())
+    }
+
     fn version(&self) -> Result<(u32, u32)> {
         let said = run_ok(self.qemu().arg("--version"), Duration::from_secs(20))?.stdout;
         let text = said.split_whitespace().find_map(|word| {

@@ -14,9 +14,11 @@ use super::Test;
 use crate::bench::marks::{CLIENT_BEGINS, CLIENT_ENDS, Section, mark};
 use crate::bench::peer::PLUGINS;
 use crate::daemon::Daemon;
-use crate::guest::machine::FAST;
+use crate::guest::machine::{E810_ALONE, FAST};
 use crate::guest::message::Frames;
 use crate::inside::{CAPTURES, Host};
+use crate::trust::prepare::BENCH;
+use crate::trust::tools::{Mode, firmware};
 
 /// How lines with results begin.
 pub const FOUND: &str = "found ";
@@ -42,8 +44,33 @@ pub const RATES: &[Test] = &[
     Test::new("rate_of_devrx", devrx_rate).on(FAST).limit(120),
 ];
 
+/// Counting instructions with the model of the E810.
+pub const ICE_COUNTS: &[Test] = &[
+    Test::new("instructions_of_dpdks_net_ice", ice_dpdk)
+        .on(E810_ALONE)
+        .limit(150),
+    Test::new(
+        "instructions_of_dpdks_net_ice_with_headers_split",
+        ice_dpdk_split,
+    )
+    .on(E810_ALONE)
+    .limit(150),
+    Test::new("instructions_of_devrx_on_the_e810", ice_devrx)
+        .on(E810_ALONE)
+        .limit(150),
+    Test::new(
+        "instructions_of_devrx_on_the_e810_with_a_rule",
+        ice_devrx_rule,
+    )
+    .on(E810_ALONE)
+    .limit(150),
+];
+
 /// The NIC that is received with.
-const NIC: &str = "igb0";
+fn nic(host: &Host) -> Result<&'static str> {
+    Ok(host.machine().nics.first().context("no NIC")?.id)
+}
+
 /// Packets in a round: all in the NIC's ring before anybody looks.
 pub const ROUND: u32 = 512;
 const ROUNDS: u32 = 15;
@@ -72,10 +99,26 @@ fn frames(count: u32) -> Frames {
 
 /// Puts a round's frames into the ring of a NIC that nobody looks at now.
 fn fill(host: &mut Host) -> Result<()> {
-    host.inject(NIC, frames(ROUND), Some(20_000))?;
-    host.injected(NIC, Duration::from_secs(5))?;
-    std::thread::sleep(Duration::from_millis(20));
+    let nic = nic(host)?;
+    host.inject(nic, frames(ROUND), Some(20_000))?;
+    host.injected(nic, Duration::from_secs(5))?;
+    // The model is a process of its own, which has to get its turn.
+    let settled = if host.machine().has_e810() { 200 } else { 20 };
+    std::thread::sleep(Duration::from_millis(settled));
     Ok(())
+}
+
+/// Which DPDK.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Debian 12's, linked statically.
+    Static,
+    /// Debian 12's, in shared libraries.
+    Shared,
+    /// Debian 13's, in shared libraries, on an E810.
+    Ice,
+    /// The same with headers split off.
+    IceSplit,
 }
 
 /// DPDK's side, `bench/dpdk_rx.c`; dropping it kills it.
@@ -86,11 +129,12 @@ struct Dpdk {
 }
 
 impl Dpdk {
-    fn start(host: &Host, shared: bool) -> Result<Self> {
+    fn start(host: &Host, kind: Kind) -> Result<Self> {
+        let nic = nic(host)?;
         // Where it keeps its own files; and it loads no plugin from below a folder that everybody may write.
         std::fs::create_dir_all("/var/run")?;
         std::fs::set_permissions("/", std::fs::Permissions::from_mode(0o755))?;
-        let mut command = if shared {
+        let mut command = if kind == Kind::Shared {
             let mut loader = Command::new(format!("{CAPTURES}/ld-linux-x86-64.so.2"));
             loader.args(["--library-path", CAPTURES]);
             loader.arg(format!("{CAPTURES}/dpdk_rx_shared"));
@@ -100,8 +144,15 @@ impl Dpdk {
                     .arg(format!("{CAPTURES}/librte_{plugin}.so"));
             }
             loader
-        } else {
+        } else if kind == Kind::Static {
             Command::new(format!("{CAPTURES}/dpdk_rx"))
+        } else {
+            firmware(Mode::Full)?;
+            let mut command = Command::new(BENCH);
+            if kind == Kind::IceSplit {
+                command.env("DEVRX_DPDK_SPLIT", "1");
+            }
+            command
         };
         command.args([
             "-l",
@@ -113,7 +164,7 @@ impl Dpdk {
             "--log-level=error",
             "-a",
         ]);
-        command.arg(host.pci(NIC)?);
+        command.arg(host.pci(nic)?);
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -161,7 +212,7 @@ impl Drop for Dpdk {
 fn dpdk_static(host: &mut Host) -> Result<()> {
     dpdk(
         host,
-        false,
+        Kind::Static,
         [(Section::DpdkStatic32, 32), (Section::DpdkStatic256, 256)],
     )
 }
@@ -169,13 +220,32 @@ fn dpdk_static(host: &mut Host) -> Result<()> {
 fn dpdk_shared(host: &mut Host) -> Result<()> {
     dpdk(
         host,
-        true,
+        Kind::Shared,
         [(Section::DpdkShared32, 32), (Section::DpdkShared256, 256)],
     )
 }
 
-fn dpdk(host: &mut Host, shared: bool, bursts: [(Section, u32); 2]) -> Result<()> {
-    let mut dpdk = Dpdk::start(host, shared)?;
+fn ice_dpdk(host: &mut Host) -> Result<()> {
+    dpdk(
+        host,
+        Kind::Ice,
+        [(Section::DpdkIce32, 32), (Section::DpdkIce256, 256)],
+    )
+}
+
+fn ice_dpdk_split(host: &mut Host) -> Result<()> {
+    dpdk(
+        host,
+        Kind::IceSplit,
+        [
+            (Section::DpdkIceSplit32, 32),
+            (Section::DpdkIceSplit256, 256),
+        ],
+    )
+}
+
+fn dpdk(host: &mut Host, kind: Kind, bursts: [(Section, u32); 2]) -> Result<()> {
+    let mut dpdk = Dpdk::start(host, kind)?;
     for (section, burst) in bursts {
         section.begin();
         for round in 0..ROUNDS {
@@ -194,7 +264,11 @@ fn dpdk(host: &mut Host, shared: bool, bursts: [(Section, u32); 2]) -> Result<()
 
 /// devrx with header split, and its client in this process.
 fn devrx(host: &mut Host, rule: &str) -> Result<(Daemon, Client, Attachment)> {
-    let pci = host.pci(NIC)?;
+    let nic = nic(host)?;
+    if host.machine().has_e810() {
+        firmware(Mode::Full)?;
+    }
+    let pci = host.pci(nic)?;
     let daemon = Daemon::start_here(&[&format!("vfio:{pci}")])?;
     let mut client = Client::connect(daemon.socket())?;
     let mut options = AttachOptions::new("bench", pci, 0)
@@ -210,13 +284,13 @@ fn devrx(host: &mut Host, rule: &str) -> Result<(Daemon, Client, Attachment)> {
     }
     // The link comes up, and every chunk and every entry of the rings is used once: first touches of pages are not what is counted.
     let count = 2 * CHUNKS;
-    host.inject(NIC, frames(count), Some(20_000))?;
+    host.inject(nic, frames(count), Some(20_000))?;
     let received = receive(&mut attachment, count.into(), Duration::from_secs(2))?;
     ensure!(
         received >= u64::from(count) * 3 / 4,
         "only {received} of {count} packets came"
     );
-    host.injected(NIC, Duration::from_secs(5))?;
+    host.injected(nic, Duration::from_secs(5))?;
     Ok((daemon, client, attachment))
 }
 
@@ -238,6 +312,14 @@ fn devrx_any(host: &mut Host) -> Result<()> {
 }
 
 fn devrx_rule(host: &mut Host) -> Result<()> {
+    count_devrx(host, "udp,dst-port=5000", Section::DevrxRule)
+}
+
+fn ice_devrx(host: &mut Host) -> Result<()> {
+    count_devrx(host, "any", Section::DevrxAny)
+}
+
+fn ice_devrx_rule(host: &mut Host) -> Result<()> {
     count_devrx(host, "udp,dst-port=5000", Section::DevrxRule)
 }
 
@@ -312,22 +394,24 @@ fn climb(who: &str, mut once: impl FnMut(u32, u32) -> Result<u64>) -> Result<()>
 }
 
 fn dpdk_rate(host: &mut Host) -> Result<()> {
-    let mut dpdk = Dpdk::start(host, false)?;
+    let nic = nic(host)?;
+    let mut dpdk = Dpdk::start(host, Kind::Static)?;
     climb("dpdk", |rate, count| {
         dpdk.say(&format!("rate {count} 300"))?;
-        host.inject(NIC, frames(count), Some(rate))?;
+        host.inject(nic, frames(count), Some(rate))?;
         let received = dpdk.answer()?;
-        host.injected(NIC, Duration::from_secs(10))?;
+        host.injected(nic, Duration::from_secs(10))?;
         Ok(received)
     })
 }
 
 fn devrx_rate(host: &mut Host) -> Result<()> {
+    let nic = nic(host)?;
     let (_daemon, _client, mut attachment) = devrx(host, "any")?;
     climb("devrx", |rate, count| {
-        host.inject(NIC, frames(count), Some(rate))?;
+        host.inject(nic, frames(count), Some(rate))?;
         let received = receive(&mut attachment, count.into(), Duration::from_millis(300))?;
-        host.injected(NIC, Duration::from_secs(10))?;
+        host.injected(nic, Duration::from_secs(10))?;
         Ok(received)
     })
 }

@@ -111,7 +111,7 @@ pub fn all() -> Vec<Test> {
 /// The test of this name, or the measurement.
 #[must_use]
 pub fn find(name: &str) -> Option<Test> {
-    let measurements = [bench::COUNTS, bench::RATES].concat();
+    let measurements = [bench::COUNTS, bench::ICE_COUNTS, bench::RATES].concat();
     let mut known = all()
         .into_iter()
         .chain(measurements)

@@ -14,6 +14,9 @@ use crate::guest::trixie::{LIBRARIES, Tree};
 use super::dpdk::PROGRAM;
 use super::tools::{DDP, ETHTOOL};
 
+/// Where `dpdk_rx` is in the guest.
+pub const BENCH: &str = "/usr/bin/dpdk_rx";
+
 /// The kernel's modules.
 const MODULES: [&str; 2] = ["ice", "8021q"];
 
@@ -37,6 +40,20 @@ pub fn archive(tree: &Tree, kernel: &Kernel, sources: &Path, work: &Path) -> Res
     let dpdk = work.join("dpdk_split");
     build(tree, &sources.join("dpdk_split.c"), &dpdk)?;
     pack(tree, kernel, &[(PROGRAM, &dpdk)])
+}
+
+/// The same with `dpdk_rx.c` instead, for measurements.
+pub fn bench(tree: &Tree, kernel: &Kernel, sources: &Path, work: &Path) -> Result<Vec<u8>> {
+    let dpdk = work.join("dpdk_rx");
+    build(tree, &sources.join("dpdk_rx.c"), &dpdk)?;
+    pack(tree, kernel, &[(BENCH, &dpdk)])
+}
+
+/// DPDK's version in the tree.
+pub fn dpdk_version(tree: &Tree) -> Result<String> {
+    let text = std::fs::read_to_string(tree.path(LIBRARIES).join("pkgconfig/libdpdk.pc"))?;
+    let version = text.lines().find_map(|line| line.strip_prefix("Version: "));
+    Ok(version.unwrap_or("unknown").to_owned())
 }
 
 /// Compiles DPDK's program against the headers and libraries of the tree.
@@ -64,7 +81,8 @@ fn build(tree: &Tree, source: &Path, program: &Path) -> Result<()> {
     for library in DPDK {
         cc.arg(libraries.join(format!("librte_{library}.so.{version}")));
     }
-    run_ok(&mut cc, Duration::from_secs(60)).context("building dpdk_split.c")?;
+    run_ok(&mut cc, Duration::from_secs(60))
+        .with_context(|| format!("building {}", source.display()))?;
     Ok(())
 }
 

@@ -12,7 +12,7 @@ use crate::{packages, shell};
 /// What the lane uses beside QEMU, the kernel and DPDK, which it fetches itself.
 const NEEDS: &[packages::Need] = &[("cc", "gcc"), ("setpriv", "util-linux")];
 /// The model's package, with its server.
-const MODEL: [&str; 4] = ["--package", "devrx-e810-model", "--features", "server"];
+pub(crate) const MODEL: [&str; 4] = ["--package", "devrx-e810-model", "--features", "server"];
 
 /// Runs the lane.
 pub fn run() -> Result<Tally> {

@@ -1,4 +1,4 @@
-//! `cargo xtask bench guest`: devrx's igb driver beside DPDK's, in a QEMU guest.
+//! `cargo xtask bench guest [--nic e810]`: devrx's drivers beside DPDK's, in a QEMU guest.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -44,7 +44,16 @@ pub fn run(arguments: &[String]) -> Result<bool> {
         "--bin",
         "guest-bench",
     ]);
-    for build in [&mut inside, &mut outside] {
+    let e810 = arguments
+        .iter()
+        .any(|argument| argument == "e810" || argument == "--nic=e810");
+    let mut server = shell::cargo();
+    server.args(["build", "--locked", "--release"]);
+    server
+        .args(crate::model::MODEL)
+        .args(["--bin", "e810-server"]);
+    let builds = [&mut inside, &mut outside, &mut server];
+    for build in builds.into_iter().take(if e810 { 3 } else { 2 }) {
         if !shell::run(build)? {
             bail!("the programs of the measurement did not build");
         }
@@ -56,11 +65,21 @@ pub fn run(arguments: &[String]) -> Result<bool> {
     bench.arg("--devrx").arg(program("devrx"));
     bench.arg("--guest").arg(program("devrx-guest"));
     bench.arg("--sources").arg(Path::new("hw-tests/bench"));
+    if e810 {
+        bench
+            .arg("--e810")
+            .arg(target().join("release/e810-server"));
+    }
     if !arguments
         .iter()
         .any(|argument| argument.starts_with("--json"))
     {
-        bench.arg("--json").arg(target().join("bench-guest.json"));
+        let name = if e810 {
+            "bench-e810.json"
+        } else {
+            "bench-guest.json"
+        };
+        bench.arg("--json").arg(target().join(name));
     }
     shell::run(bench.args(arguments))
 }
