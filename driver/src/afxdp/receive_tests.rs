@@ -290,6 +290,50 @@ fn a_frame_stays_back_until_it_is_whole_and_has_room() {
     bench.accounted(4);
 }
 
+/// What a client returns goes to the kernel as it is, each chunk once; or not at all, if there is no room for all of it.
+#[test]
+fn returns_are_posted_at_their_addresses() {
+    let mut bench = bench(16, true);
+    bench.refill();
+    for _ in 0..6 {
+        bench.frame(&udp(10));
+    }
+    let chunks: Vec<ChunkIndex> = bench.poll().iter().map(|entry| entry.chunk).collect();
+    assert_eq!(chunks.len(), 6);
+    let entries: Vec<(u32, u16)> = chunks
+        .iter()
+        .map(|chunk| (chunk.0, bench.pool.deliver(*chunk)))
+        .collect();
+    // One that is given back twice is refused, and takes no place from the others.
+    let named = [&entries[..4], &entries[..1]].concat();
+    assert_eq!(bench.receive.room(), 6);
+    assert!(bench.receive.post(bench.pool.returns(named.into_iter())));
+    let posted: Vec<u64> = (0..bench.fill.available(u32::MAX))
+        .map(|ahead| bench.fill.read(ahead))
+        .collect();
+    let addresses: Vec<u64> = chunks[..4]
+        .iter()
+        .map(|chunk| bench.receive.chunks.umem_offset(*chunk) as u64)
+        .collect();
+    assert_eq!(posted, addresses);
+    assert_eq!(bench.pool.counts().refused.repeated, 1);
+    // Three for two places: none is taken back.
+    let named = [&entries[4..], &entries[..1]].concat();
+    assert!(!bench.receive.post(bench.pool.returns(named.into_iter())));
+    assert_eq!(bench.pool.counts().with_client, 2);
+    assert_eq!(bench.receive.room(), 2);
+    assert!(
+        bench
+            .receive
+            .post(bench.pool.returns(entries[4..].to_vec().into_iter()))
+    );
+    assert_eq!(
+        (bench.receive.room(), bench.pool.counts().with_client),
+        (0, 0)
+    );
+    bench.accounted(0);
+}
+
 #[test]
 fn hostile_descriptor_costs_its_frame_and_no_chunk() {
     let mut bench = bench(16, true);

@@ -27,6 +27,8 @@ pub struct State {
     pub refuse_flow: Option<usize>,
     /// So many more attempts to stop a queue fail.
     pub refuse_stop: usize,
+    /// Queues refuse what clients return.
+    pub refuse_post: bool,
     /// The NIC has failed.
     pub fault: Option<String>,
     /// Queues refuse to open.
@@ -163,7 +165,7 @@ impl RxQueue for FakeQueue {
     where
         I: ExactSizeIterator<Item = (u32, u16)>,
     {
-        let fits = returns.len() <= self.room() as usize;
+        let fits = returns.len() <= self.room() as usize && !self.wire.lock().refuse_post;
         if fits {
             returns.take_back(|chunk| self.posted.push_back(chunk));
         }

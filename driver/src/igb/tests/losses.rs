@@ -1,5 +1,8 @@
 //! What is lost is counted, once, and where it was lost.
 
+use devrx_pool::{Pool, PoolConfig};
+use devrx_provider::{ChunkIndex, RegionProvider, RegionSpec, memfd};
+
 use super::rig::{Rig, Setup, udp};
 use crate::igb::regs::{ICR, RxQueueRegs, icr, statistics};
 use crate::{Flows, Nic, PortLosses, RxQueue};
@@ -102,4 +105,37 @@ fn packets_that_nobody_wants_cost_no_descriptors() {
     assert_eq!((got, counters.no_descriptor), (400, 0));
     assert_eq!(counters.unwanted, 19 * 400);
     rig.end();
+}
+
+/// Chunks of another pool name memory that is not the queue's: nothing of it is posted, whichever way it comes.
+#[test]
+fn chunks_of_another_pool_are_refused() {
+    let mut rig = Rig::new(Setup::default());
+    let region = memfd::create(
+        "devrx-test",
+        RegionSpec {
+            size: 1 << 20,
+            chunk_size: 2048,
+        },
+    )
+    .unwrap();
+    let (mut other, _) = Pool::new(RegionProvider::whole(region.into()), PoolConfig::default());
+    let mut chunk = [ChunkIndex(0)];
+    assert_eq!(other.take(&mut chunk), 1);
+    let generation = other.deliver(chunk[0]);
+    // Room for it.
+    rig.any(0);
+    rig.model.receive(&udp(1, 2, 100));
+    assert_eq!(rig.poll(0).len(), 1);
+    let queue = &mut rig.queues[0].queue;
+    let before = (queue.posted(), queue.room());
+    assert!(before.1 > 0);
+    let entries = [(chunk[0].0, generation)];
+    assert!(!queue.post(other.returns(entries.into_iter())));
+    assert_eq!(queue.refill(&mut other), 0);
+    assert_eq!((queue.posted(), queue.room()), before);
+    assert_eq!(queue.counters().refused_chunks, 2);
+    // The pool has lost nothing.
+    assert_eq!(other.counts().with_client, 1);
+    other.take_back(chunk[0].0, generation).unwrap();
 }

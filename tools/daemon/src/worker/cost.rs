@@ -1,5 +1,5 @@
 //! What a packet costs a worker: descriptor, completion, publication, return, descriptor again. The queue is igb's or ice's, on the model of its registers, which writes
-//! descriptors outside of what is counted. Asserts nothing that a clock says: it is run by `cargo xtask bench` and under callgrind,
+//! descriptors outside of what is counted. What is measured is tested for what it does, never for what a clock says: the measurement is run by `cargo xtask bench` and under callgrind,
 //!
 //! ```text
 //! cargo test --release -p devrx-daemon --lib --no-run
@@ -17,9 +17,11 @@ use devrx_driver::ice::model::{IceModel, Personality};
 use devrx_driver::ice::{IceNic, IceOptions, PackageSource};
 use devrx_driver::igb::model::IgbModel;
 use devrx_driver::igb::{IgbNic, IgbOptions};
-use devrx_driver::{HeaderSlots, Nic, QueueConfig, RxBatch, RxQueue, Unsplit, ZeroCopy};
+use devrx_driver::{
+    HeaderSlots, Nic, QueueConfig, RxBatch, RxChunk, RxQueue, RxSink, RxWords, Unsplit, ZeroCopy,
+};
 use devrx_pool::{Pool, PoolConfig};
-use devrx_proto::completion::Completion;
+use devrx_proto::completion::{Completion, CompletionFlags};
 use devrx_proto::event::Event;
 use devrx_proto::layout::{Layout, LayoutParams};
 use devrx_proto::refill::RefillEntry;
@@ -27,6 +29,7 @@ use devrx_proto::ring::{ClientQueue, DaemonQueue, Start};
 use devrx_proto::shm::Shm;
 use devrx_provider::{ChunkIndex, Mapping, MemoryProvider, RegionProvider, RegionSpec, memfd};
 
+use super::sink::RingSink;
 use super::{ClientSide, Manners, Parts, Shared, Worker, commands};
 use crate::config::PollMode;
 use crate::sys::Watched;
@@ -41,7 +44,7 @@ const HEADER: [u8; 42] = [
     10, 0, 0, 1, 10, 0, 0, 2, 0x13, 0x87, 0x13, 0x88, 0, 66, 0, 0,
 ];
 
-fn worker<N: Nic>(nic: &mut N) -> (Worker<N::Queue>, ClientQueue) {
+fn worker<N: Nic>(nic: &mut N, rule: &str) -> (Worker<N::Queue>, ClientQueue) {
     let spec = RegionSpec {
         size: u64::from(CHUNKS) * 4096,
         chunk_size: 4096,
@@ -79,7 +82,6 @@ fn worker<N: Nic>(nic: &mut N) -> (Worker<N::Queue>, ClientQueue) {
         unsplit: Unsplit::Deliver,
     };
     let queue = nic.open_queue(0, config).unwrap();
-    let rule = std::env::var("DEVRX_COST_RULE").unwrap_or("any".into());
     nic.add_flow(0..=0, 7, &rule.parse().unwrap()).unwrap();
     for slot in 0..CHUNKS {
         assert!(headers.copy_in((slot * SLOT) as usize, &HEADER));
@@ -127,6 +129,129 @@ fn round<Q: RxQueue>(worker: &mut Worker<Q>, batch: &mut RxBatch, now: Instant) 
     worker.words.store(&worker.numbers);
 }
 
+/// What is measured is right: every entry reaches the client as the descriptor says, comes back, and is counted, by four and one by one, in batches of all sizes, over the rings' ends.
+#[test]
+fn packets_reach_the_client_as_they_came_and_come_back() {
+    for (rule, flushes) in [
+        ("any", false),
+        ("any", true),
+        ("udp,dst-port=5000", false),
+        ("udp,dst-port=5000", true),
+    ] {
+        let model = IgbModel::new(0x10c9);
+        let mut nic = IgbNic::open(Arc::clone(&model), IgbOptions::default()).unwrap();
+        let (mut worker, mut client) = worker(&mut nic, rule);
+        worker.flushes = flushes;
+        let mut batch = RxBatch::new();
+        let mut entries = [Completion::default(); 256];
+        let (mut packets, mut payload) = (0_u32, 0);
+        worker.refill(true);
+        for burst in (1..=256).chain([1, 3, 4, 7, 255, 256, 31, 32, 33]) {
+            let length = |nth: u32| 1 + nth % 1400;
+            for nth in 0..burst {
+                // As in the measurement, but for hash and length.
+                let hash = u64::from(packets + nth) << 32;
+                model.scribble(
+                    0,
+                    (packets + nth) % RING,
+                    [hash | 0x8540_0217, u64::from(length(nth)) << 32 | 0x33],
+                );
+            }
+            round(&mut worker, &mut batch, Instant::now());
+            let count = client.completions.take(&mut entries);
+            assert_eq!(count, burst as usize, "{rule}");
+            for (entry, nth) in entries[..count].iter().zip(0..) {
+                let expected = Completion {
+                    chunk: entry.chunk,
+                    generation: entry.generation,
+                    timestamp: entry.timestamp,
+                    flow: 7,
+                    offset: 0,
+                    length: length(nth) as u16,
+                    header_length: 42,
+                    vlan: 0,
+                    rss_hash: packets + nth,
+                    flags: entry.flags,
+                };
+                assert_eq!(*entry, expected);
+                let flags =
+                    CompletionFlags::SPLIT | CompletionFlags::HASH | CompletionFlags::CSUM_GOOD;
+                assert!(entry.flags().contains(flags) && !entry.more());
+                payload += u64::from(length(nth));
+            }
+            let back: Vec<_> = entries[..count]
+                .iter()
+                .map(|entry| RefillEntry::new(entry.chunk, entry.generation))
+                .collect();
+            assert!(client.refills.push(&back));
+            client.refills.publish();
+            packets += burst;
+        }
+        worker.take_returns(usize::MAX);
+        worker.refresh();
+        let numbers = worker.numbers;
+        assert_eq!(
+            (
+                numbers.forged,
+                numbers.stale,
+                numbers.repeated,
+                numbers.with_client
+            ),
+            (0, 0, 0, 0)
+        );
+        assert_eq!(
+            [numbers.delivered, numbers.completions, numbers.returned],
+            [u64::from(packets); 3]
+        );
+        assert_eq!(numbers.payload_bytes, payload);
+        assert_eq!(numbers.bytes, payload + 42 * u64::from(packets));
+        assert_eq!(numbers.flush_reads, if flushes { 265 } else { 0 });
+        worker.queue.stop().unwrap();
+        drop(nic);
+    }
+}
+
+/// Where the last payload ends is known however entries come.
+#[test]
+fn the_last_payload_is_known() {
+    type Put = fn(&mut RingSink<'_, true>, [RxWords; 4]);
+    let ways: [(&str, Put); 3] = [
+        ("by four", |sink, words| {
+            let mut once = Some((words.map(|RxWords([chunk, ..])| chunk as u32), words));
+            sink.extend_by_four(|| once.take());
+        }),
+        ("in a row", |sink, words| {
+            sink.extend(words.into_iter().map(RxChunk::from));
+        }),
+        ("one by one", |sink, words| {
+            words.into_iter().for_each(|words| sink.push(words.into()));
+        }),
+    ];
+    let model = IgbModel::new(0x10c9);
+    let mut nic = IgbNic::open(Arc::clone(&model), IgbOptions::default()).unwrap();
+    let (mut worker, _client) = worker(&mut nic, "any");
+    for (way, put) in ways {
+        for (lengths, last) in [
+            ([10, 20, 30, 40], Some(3)),
+            ([10, 20, 0, 0], Some(1)),
+            ([5, 0, 0, 0], Some(0)),
+            ([0; 4], None),
+        ] {
+            let mut chunks = [ChunkIndex(0); 4];
+            assert_eq!(worker.pool.take(&mut chunks), 4);
+            let words = std::array::from_fn(|nth| {
+                RxWords([chunks[nth].0.into(), 16 | lengths[nth] << 16, 0, 0])
+            });
+            let group = worker.rings.completions.reserve_some(8, 8).unwrap();
+            let mut sink = RingSink::<true>::new(group, worker.pool.delivery());
+            put(&mut sink, words);
+            let expected = last.map(|nth: usize| (chunks[nth], 16 + lengths[nth] as u32));
+            assert_eq!(sink.finish().last, expected, "{lengths:?} {way}");
+        }
+    }
+    worker.queue.stop().unwrap();
+}
+
 #[test]
 #[ignore = "a measurement"]
 fn cost_of_a_packet() {
@@ -159,7 +284,8 @@ fn cost_of_a_packet() {
 
 /// Many rounds; `arrive` writes the descriptor of a packet back.
 fn measure(mut nic: impl Nic, burst: u32, arrive: impl Fn(u32)) {
-    let (mut worker, mut client) = worker(&mut nic);
+    let rule = std::env::var("DEVRX_COST_RULE").unwrap_or("any".into());
+    let (mut worker, mut client) = worker(&mut nic, &rule);
     let mut batch = RxBatch::new();
     let mut entries = [Completion::default(); 256];
     let mut spent = Duration::ZERO;

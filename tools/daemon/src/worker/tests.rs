@@ -275,6 +275,31 @@ fn packets_are_delivered_and_chunks_come_back() {
     rig.end();
 }
 
+/// A queue that will not have what the client returns leaves it to the pool, which gives it to the queue all the same.
+#[test]
+fn returns_that_the_queue_refuses_go_to_the_pool() {
+    let mut rig = Rig::new(Setup {
+        manners: Manners {
+            poll_mode: PollMode::Busy,
+            ..Setup::default().manners
+        },
+        ..Setup::default()
+    });
+    rig.wire.lock().refuse_post = true;
+    // More packets than there are chunks.
+    for _ in 0..10 {
+        rig.wire.send(0, 20, 1);
+        let mut got = Vec::new();
+        wait_for("packets", || {
+            got.extend(rig.receive());
+            got.len() == 20
+        });
+        rig.give(&got);
+    }
+    let end = rig.end();
+    assert_eq!((end.delivered, end.returned), (200, 200));
+}
+
 #[test]
 fn a_packet_is_delivered_whole_or_dropped_whole() {
     // Room for 16 entries, and packets of 3: five fit.
