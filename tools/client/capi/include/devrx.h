@@ -153,6 +153,97 @@ void devrx_disarm(devrx_attachment *attachment);
 /* The numbers. */
 int devrx_read_stats(devrx_attachment *attachment, devrx_stats *out, devrx_error *error);
 
+/*
+ * Frames: a stream whose packets carry a sequence number, received as frames instead of packets. Packets are put to their places in the open
+ * frames, and frames come in order: complete, or when their time is over, or when a later frame needs the place.
+ */
+
+/* devrx_frame_info.end */
+#define DEVRX_FRAME_COMPLETE 0u  /* all packets are there */
+#define DEVRX_FRAME_EXPIRED 1u   /* its time was over */
+#define DEVRX_FRAME_PUSHED 2u    /* a packet of a later frame moved the window */
+#define DEVRX_FRAME_RESTARTED 3u /* the stream started again */
+#define DEVRX_FRAME_FLUSHED 4u   /* devrx_frames_flush, or the attachment's end */
+
+/* How a numbered stream is cut into frames. Filled by devrx_placement_init, then changed. */
+typedef struct devrx_placement {
+    uint64_t stride;        /* from one packet's number to the next one's: 1 */
+    uint64_t first;         /* the number of the first packet of a frame: 0 */
+    uint64_t deadline_us;   /* how long a frame waits from its first packet on, in microseconds; 0: no limit */
+    uint32_t frame_packets; /* packets of a frame */
+    uint32_t place_bytes;   /* most bytes of data of a packet */
+    uint32_t window;        /* frames open at once: 4 */
+    int32_t data_offset;    /* how many bytes behind the UDP header the data begins; negative: behind the number */
+    uint16_t offset;        /* how many bytes behind the UDP header the number begins: 0 */
+    uint8_t width;          /* bytes of the number, 1 to 8: 8 */
+    uint8_t little_endian;  /* 0: network byte order */
+    uint8_t reserved[4];    /* 0 */
+} devrx_placement;
+
+/* What is known of a frame. */
+typedef struct devrx_frame_info {
+    uint64_t number;   /* goes on where the sequence numbers wrap */
+    uint64_t restarts; /* how often the stream had started again before it */
+    uint64_t size;     /* its bytes in one piece: places * place_bytes */
+    uint32_t places;
+    uint32_t missing; /* places without a packet */
+    uint32_t end;     /* DEVRX_FRAME_COMPLETE, ... */
+    uint32_t reserved;
+} devrx_frame_info;
+
+/* What became of packets (the sum of placed to unreadable is packets) and frames. */
+typedef struct devrx_frame_stats {
+    uint64_t packets;
+    uint64_t placed;
+    uint64_t late;         /* the frame had left the window incomplete */
+    uint64_t duplicate;    /* the place was taken */
+    uint64_t out_of_range; /* too far from the window, or between two numbers */
+    uint64_t oversize;     /* more data than place_bytes */
+    uint64_t unreadable;   /* damaged, a fragment, no UDP, no number, or the number lies where this process cannot read */
+    uint64_t restarts;     /* how often the stream started again */
+    uint64_t frames_complete;
+    uint64_t frames_incomplete;
+    uint64_t frames_missed; /* frames without a single packet; they are not handed out */
+    uint64_t missing;       /* places without a packet in closed and missed frames */
+} devrx_frame_stats;
+
+typedef struct devrx_frames devrx_frames;
+typedef struct devrx_frame devrx_frame;
+
+/* Fills in what most streams are: as noted at the fields. */
+void devrx_placement_init(devrx_placement *out, uint32_t frame_packets, uint32_t place_bytes);
+
+/* As devrx_open; the attachment is received as frames. -EINVAL: the placement contradicts itself, or the attachment has too few chunks. */
+int devrx_frames_open(uint32_t abi_version, const char *socket, const char *name, const devrx_placement *placement, devrx_frames **out,
+                      devrx_error *error);
+
+/* Ends the consumption. Frames that are left can be read, and are dropped with devrx_frame_drop. */
+void devrx_frames_close(devrx_frames *frames);
+
+/* Receives the next frame: 1, and *out is the frame. 0: none within `timeout_us` microseconds (negative: as long as it takes). */
+int devrx_frames_recv(devrx_frames *frames, int64_t timeout_us, devrx_frame **out, devrx_error *error);
+
+/* Closes all open frames; they are received next. */
+void devrx_frames_flush(devrx_frames *frames);
+
+/* The counters. */
+int devrx_frames_read_stats(devrx_frames *frames, devrx_frame_stats *out, devrx_error *error);
+
+/* What is known of a frame. A frame may be read and dropped by another thread than the one that receives. */
+int devrx_frame_read(const devrx_frame *frame, devrx_frame_info *out, devrx_error *error);
+
+/* Whether place `index` has its packet: 1 or 0. */
+int devrx_frame_has(const devrx_frame *frame, size_t index);
+
+/* Where in the region the data of place `index` lies, for a device: piece `segment` of it, from 0 on. -EINVAL: there is none. */
+int devrx_frame_segment(const devrx_frame *frame, size_t index, size_t segment, devrx_segment *out, devrx_error *error);
+
+/* Gathers a frame in `out`, `fill` where packets are missing or shorter than their place. Answers how many are missing. */
+int64_t devrx_frame_copy(const devrx_frame *frame, uint8_t *out, size_t size, uint8_t fill, devrx_error *error);
+
+/* Ends a frame: its chunks go back. Until then no packet can be received into them. */
+void devrx_frame_drop(devrx_frame *frame);
+
 #ifdef __cplusplus
 }
 #endif

@@ -60,31 +60,44 @@ pub unsafe extern "C" fn devrx_open(
     error: *mut Error,
 ) -> c_int {
     let body = || {
-        if abi_version != DEVRX_ABI_VERSION {
-            return Err(Failure::new(
-                libc::EPROTONOSUPPORT,
-                format!(
-                    "this program was compiled for version {abi_version} of the interface, and this libdevrx has version \
-                     {DEVRX_ABI_VERSION}: compile it with the devrx.h of this library"
-                ),
-            ));
-        }
         if out.is_null() {
             return Err(Failure::null("out"));
         }
         // SAFETY: by the contract it can be written.
         unsafe { out.write(ptr::null_mut()) };
-        // SAFETY: by the contract they are NULL or strings.
-        let (socket, name) = unsafe { (text(socket, "socket")?, text(name, "name")?) };
-        let name = name.ok_or_else(|| Failure::null("name"))?;
-        let path = socket.map_or_else(Client::default_path, Into::into);
-        let handle = open(Client::connect(path)?.open(name)?)?;
+        // SAFETY: by the contract.
+        let handle = open(unsafe { attach(abi_version, socket, name)? })?;
         // SAFETY: as above.
         unsafe { out.write(Box::into_raw(Box::new(handle))) };
         Ok(0)
     };
     // SAFETY: by the contract `error` is NULL or valid.
     unsafe { guard(error, body) as c_int }
+}
+
+/// Connects, after a look at the version that the program was compiled for.
+///
+/// # Safety
+/// `socket` is NULL or a string, and `name` as well.
+pub(crate) unsafe fn attach(
+    abi_version: u32,
+    socket: *const c_char,
+    name: *const c_char,
+) -> Result<Attachment, Failure> {
+    if abi_version != DEVRX_ABI_VERSION {
+        return Err(Failure::new(
+            libc::EPROTONOSUPPORT,
+            format!(
+                "this program was compiled for version {abi_version} of the interface, and this libdevrx has version \
+                 {DEVRX_ABI_VERSION}: compile it with the devrx.h of this library"
+            ),
+        ));
+    }
+    // SAFETY: by the contract they are NULL or strings.
+    let (socket, name) = unsafe { (text(socket, "socket")?, text(name, "name")?) };
+    let name = name.ok_or_else(|| Failure::null("name"))?;
+    let path = socket.map_or_else(Client::default_path, Into::into);
+    Ok(Client::connect(path)?.open(name)?)
 }
 
 fn open(attachment: Attachment) -> Result<AttachmentHandle, Failure> {

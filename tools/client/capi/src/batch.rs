@@ -217,7 +217,7 @@ pub unsafe extern "C" fn devrx_batch_segment(
 ///
 /// # Safety
 /// `out` is valid for writes of `size` bytes, or `size` is 0.
-unsafe fn buffer<'a>(out: *mut u8, size: usize) -> Result<&'a mut [u8], Failure> {
+pub(crate) unsafe fn buffer<'a>(out: *mut u8, size: usize) -> Result<&'a mut [u8], Failure> {
     if size == 0 {
         return Ok(&mut []);
     }

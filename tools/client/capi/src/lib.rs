@@ -7,9 +7,11 @@
 mod attachment;
 mod batch;
 mod error;
+mod frames;
 mod types;
 
 pub use attachment::*;
 pub use batch::*;
 pub use error::{DEVRX_MESSAGE_SIZE, Error};
+pub use frames::*;
 pub use types::*;

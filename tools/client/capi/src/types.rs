@@ -85,3 +85,81 @@ pub struct Stats {
     /// Chunks that this program has received and not given back. A number that only grows is a leak.
     pub held: u64,
 }
+
+/// All packets of the frame are there.
+pub const DEVRX_FRAME_COMPLETE: u32 = 0;
+/// Its time was over.
+pub const DEVRX_FRAME_EXPIRED: u32 = 1;
+/// A packet of a later frame moved the window.
+pub const DEVRX_FRAME_PUSHED: u32 = 2;
+/// The stream started again.
+pub const DEVRX_FRAME_RESTARTED: u32 = 3;
+/// `devrx_frames_flush`, or the attachment's end.
+pub const DEVRX_FRAME_FLUSHED: u32 = 4;
+
+/// How a numbered stream is cut into frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Placement {
+    /// From one packet's number to the next one's.
+    pub stride: u64,
+    /// The number of the first packet of a frame.
+    pub first: u64,
+    /// How long a frame waits from its first packet on, in microseconds; 0: no limit.
+    pub deadline_us: u64,
+    /// Packets of a frame.
+    pub frame_packets: u32,
+    /// Most bytes of data of a packet.
+    pub place_bytes: u32,
+    /// Frames open at once.
+    pub window: u32,
+    /// How many bytes behind the UDP header the data begins; negative: behind the number.
+    pub data_offset: i32,
+    /// How many bytes behind the UDP header the number begins.
+    pub offset: u16,
+    /// Bytes of the number, 1 to 8.
+    pub width: u8,
+    /// 0: network byte order.
+    pub little_endian: u8,
+    /// 0.
+    pub reserved: [u8; 4],
+}
+
+/// What is known of a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct FrameInfo {
+    /// Its number.
+    pub number: u64,
+    /// How often the stream had started again before it.
+    pub restarts: u64,
+    /// Its bytes in one piece.
+    pub size: u64,
+    /// Its places.
+    pub places: u32,
+    /// Places without a packet.
+    pub missing: u32,
+    /// DEVRX_FRAME_COMPLETE, ...
+    pub end: u32,
+    /// 0.
+    pub reserved: u32,
+}
+
+/// What became of a stream's packets and frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
+#[expect(missing_docs, reason = "the fields of devrx_client's PlacementStats")]
+pub struct FrameStats {
+    pub packets: u64,
+    pub placed: u64,
+    pub late: u64,
+    pub duplicate: u64,
+    pub out_of_range: u64,
+    pub oversize: u64,
+    pub unreadable: u64,
+    pub restarts: u64,
+    pub frames_complete: u64,
+    pub frames_incomplete: u64,
+    pub frames_missed: u64,
+    pub missing: u64,
+}

@@ -221,3 +221,74 @@ fn opening_is_refused_with_a_reason() {
     }
     assert_eq!(devrx_abi_version(), DEVRX_ABI_VERSION);
 }
+
+#[test]
+fn a_numbered_stream_comes_as_frames() {
+    let packet = |number: u32| udp(&[&number.to_be_bytes()[..], &[number as u8; 10]].concat());
+    // Two frames of four packets: one of the second is lost, and one comes twice.
+    let frames: Vec<_> = [1, 0, 2, 3, 3, 4, 7, 6].map(packet).into();
+    let (daemon, path, _folder) = daemon(1, move |daemon| send(daemon, &frames, 46));
+    let path = CString::new(path.to_str().expect("text")).expect("no 0");
+    let (mut said, mut frames, mut frame) = (error(), null_mut(), null_mut());
+    // SAFETY: as above.
+    unsafe {
+        let mut placement = Placement::default();
+        devrx_placement_init(&mut placement, 4, 12);
+        (placement.width, placement.deadline_us) = (4, 50_000);
+        let opened = devrx_frames_open(
+            DEVRX_ABI_VERSION,
+            path.as_ptr(),
+            c"camera".as_ptr(),
+            &placement,
+            &mut frames,
+            &mut said,
+        );
+        assert_eq!(opened, 0, "{}", message(&said));
+        for (number, missing, end) in [(0, 0, DEVRX_FRAME_COMPLETE), (1, 1, DEVRX_FRAME_EXPIRED)] {
+            assert_eq!(devrx_frames_recv(frames, -1, &mut frame, &mut said), 1);
+            let mut info = FrameInfo::default();
+            assert_eq!(devrx_frame_read(frame, &mut info, &mut said), 0);
+            assert_eq!(
+                (info.number, info.missing, info.end),
+                (number, missing, end)
+            );
+            assert_eq!((info.places, info.size), (4, 48));
+            let mut image = [1; 50];
+            let result = devrx_frame_copy(frame, image.as_mut_ptr(), 50, 0xff, &mut said);
+            assert_eq!(result, i64::from(missing));
+            for index in 0..4 {
+                let has = number == 0 || index != 1;
+                assert_eq!(devrx_frame_has(frame, index) == 1, has);
+                let byte = if has {
+                    number as u8 * 4 + index as u8
+                } else {
+                    0xff
+                };
+                let place = &image[12 * index..12 * index + 12];
+                assert_eq!(place[..10], [byte; 10]);
+                assert_eq!(place[10..], [0xff; 2]);
+                let mut segment = Segment::default();
+                let found = devrx_frame_segment(frame, index, 0, &mut segment, &mut said);
+                assert_eq!(found, if has { 0 } else { -libc::EINVAL });
+                assert_eq!(segment.length, if has { 10 } else { 0 });
+            }
+            assert_eq!(image[48..], [1; 2]);
+            let short = devrx_frame_copy(frame, image.as_mut_ptr(), 47, 0, &mut said);
+            assert_eq!(short, -i64::from(libc::EINVAL));
+            devrx_frame_drop(frame);
+        }
+        assert_eq!(
+            devrx_frames_recv(frames, -1, &mut frame, &mut said),
+            -libc::ESHUTDOWN
+        );
+        let mut stats = FrameStats::default();
+        assert_eq!(devrx_frames_read_stats(frames, &mut stats, &mut said), 0);
+        assert_eq!((stats.packets, stats.placed, stats.duplicate), (8, 7, 1));
+        assert_eq!((stats.missing, stats.frames_complete), (1, 1));
+        devrx_frames_flush(frames);
+        devrx_frames_close(frames);
+        devrx_frame_drop(null_mut());
+        devrx_frames_close(null_mut());
+    }
+    assert_eq!(daemon.join().expect("no panic"), (8, 8));
+}

@@ -7,7 +7,10 @@ use std::fmt::Write as _;
 use std::mem::offset_of;
 use std::process::Command;
 
-use devrx::{AttachmentHandle, BatchHandle, Error, Packet, Segment, Stats};
+use devrx::{
+    AttachmentHandle, BatchHandle, Error, FrameHandle, FrameInfo, FrameStats, FramesHandle, Packet,
+    Placement, Segment, Stats,
+};
 
 mod support;
 
@@ -30,6 +33,8 @@ c_types! {
     () => "void", c_int => "int", u32 => "uint32_t", u64 => "uint64_t", i64 => "int64_t", usize => "size_t", u8 => "uint8_t",
     c_char => "char", c_void => "void", AttachmentHandle => "devrx_attachment", BatchHandle => "devrx_batch",
     Error => "devrx_error", Packet => "devrx_packet", Segment => "devrx_segment", Stats => "devrx_stats",
+    FramesHandle => "devrx_frames", FrameHandle => "devrx_frame", Placement => "devrx_placement",
+    FrameInfo => "devrx_frame_info", FrameStats => "devrx_frame_stats",
 }
 
 impl<T: C> C for *mut T {
@@ -105,6 +110,17 @@ fn declarations() -> (String, BTreeSet<String>) {
         fn devrx_arm(*mut AttachmentHandle) -> c_int;
         fn devrx_disarm(*mut AttachmentHandle) -> ();
         fn devrx_read_stats(*mut AttachmentHandle, *mut Stats, *mut Error) -> c_int;
+        fn devrx_placement_init(*mut Placement, u32, u32) -> ();
+        fn devrx_frames_open(u32, *const c_char, *const c_char, *const Placement, *mut *mut FramesHandle, *mut Error) -> c_int;
+        fn devrx_frames_close(*mut FramesHandle) -> ();
+        fn devrx_frames_recv(*mut FramesHandle, i64, *mut *mut FrameHandle, *mut Error) -> c_int;
+        fn devrx_frames_flush(*mut FramesHandle) -> ();
+        fn devrx_frames_read_stats(*mut FramesHandle, *mut FrameStats, *mut Error) -> c_int;
+        fn devrx_frame_read(*const FrameHandle, *mut FrameInfo, *mut Error) -> c_int;
+        fn devrx_frame_has(*const FrameHandle, usize) -> c_int;
+        fn devrx_frame_segment(*const FrameHandle, usize, usize, *mut Segment, *mut Error) -> c_int;
+        fn devrx_frame_copy(*const FrameHandle, *mut u8, usize, u8, *mut Error) -> i64;
+        fn devrx_frame_drop(*mut FrameHandle) -> ();
     }
     layouts! { text;
         Error "devrx_error" { code, message }
@@ -112,13 +128,22 @@ fn declarations() -> (String, BTreeSet<String>) {
             timestamp, payload_offset, payload_length, segments, flags, rss_hash, header_length, vlan, flow, queue
         }
         Segment "devrx_segment" { offset, length, chunk, generation, reserved }
+        Placement "devrx_placement" {
+            stride, first, deadline_us, frame_packets, place_bytes, window, data_offset, offset, width, little_endian, reserved
+        }
+        FrameInfo "devrx_frame_info" { number, restarts, size, places, missing, end, reserved }
+        FrameStats "devrx_frame_stats" {
+            packets, placed, late, duplicate, out_of_range, oversize, unreadable, restarts, frames_complete, frames_incomplete,
+            frames_missed, missing
+        }
         Stats "devrx_stats" {
             packets, bytes, delivered, completions, returned, dropped, refused, payload_bytes_copied, held
         }
     }
     constants! { text;
         DEVRX_ABI_VERSION DEVRX_MESSAGE_SIZE DEVRX_SPLIT DEVRX_CSUM_GOOD DEVRX_CSUM_BAD DEVRX_ERROR DEVRX_VLAN DEVRX_HASH
-        DEVRX_TIMESTAMP_SW DEVRX_TIMESTAMP_HW
+        DEVRX_TIMESTAMP_SW DEVRX_TIMESTAMP_HW DEVRX_FRAME_COMPLETE DEVRX_FRAME_EXPIRED DEVRX_FRAME_PUSHED DEVRX_FRAME_RESTARTED
+        DEVRX_FRAME_FLUSHED
     }
     (text, names)
 }
