@@ -10,10 +10,19 @@ use crate::removal::{self, Kind};
 use crate::tests_run::Counter;
 use crate::{book, licences, packages, shell};
 
+/// What the C library's tests compile, link and run with comes after the linker and git.
+const NEEDS: &[packages::Need] = &[
+    ("cc", "gcc"),
+    ("git", "git"),
+    ("c++", "g++"),
+    ("pkg-config", "pkg-config"),
+    ("valgrind", "valgrind"),
+];
+
 /// Runs the lane.
 pub fn run() -> Result<Tally> {
     let mut tally = Tally::default();
-    if let Some(missing) = packages::ensure(&[("cc", "gcc"), ("git", "git")])? {
+    if let Some(missing) = packages::ensure(NEEDS)? {
         tally.skip("tools", &missing);
     }
     timed("format", || {
