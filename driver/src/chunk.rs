@@ -86,5 +86,5 @@ impl From<RxWords> for RxChunk {
     }
 }
 
-/// What one [`poll`](crate::RxQueue::poll) can return at most. On the stack, so that no packet costs an allocation.
+/// Packets in plain memory, as a [sink](crate::RxSink). On the stack, so that no packet costs an allocation.
 pub type RxBatch = ArrayVec<RxChunk, 256>;

@@ -48,8 +48,8 @@ impl Avx2 {
     /// Two pairs of words.
     #[inline(always)]
     pub(crate) fn load_pairs(self, pairs: &[[AtomicU64; 2]; 2]) -> U64x4 {
-        // SAFETY: 32 bytes that may be read. A device may write them at the same time; a vector load takes each aligned word of eight bytes as it is at one
-        // moment, as it must be on a processor that has AVX, and volatile reads stay in their order, which the processor keeps too.
+        // SAFETY: 32 bytes that may be read. A device may write them at the same time. What is made of this is one vector load (looked at, in release builds) or
+        // loads of words: either takes each aligned word of eight bytes as it is at one moment, and volatile reads stay in their order, which the processor keeps too.
         U64x4(
             unsafe {
                 std::ptr::from_ref(pairs)

@@ -23,5 +23,5 @@ pub use chunk::{NO_FLOW, RxBatch, RxChunk, RxFlags, RxWords};
 pub use devrx_provider::QueueNeeds;
 pub use error::DriverError;
 pub use nic::{Flows, Interrupts, Link, LinkState, Nic, NicStatistics, PortLosses, Statistics};
-pub use queue::{HeaderSlots, QueueConfig, QueueCounters, RxQueue, Unsplit, ZeroCopy};
+pub use queue::{HeaderSlots, MAX_CHUNKS, QueueConfig, QueueCounters, RxQueue, Unsplit, ZeroCopy};
 pub use sink::{Row, RxSink};

@@ -132,6 +132,9 @@ impl QueueCounters {
     }
 }
 
+/// Chunks that one packet can have, with any NIC.
+pub const MAX_CHUNKS: usize = 32;
+
 /// One receive queue, owned by the thread that polls it.
 ///
 /// # Life
@@ -141,12 +144,13 @@ impl QueueCounters {
 /// [`counters`](Self::counters), [`reclaim`](Self::reclaim). After that every chunk is the pool's or was handed out by `poll`.
 pub trait RxQueue: Send {
     /// Appends arrived packets to `out` and returns how many entries. Packets are appended whole: one of several chunks stays back until all of it has
-    /// arrived and `out` has room for all of it. Pass an empty batch to be sure of progress. 0 means that nothing (whole) has arrived.
+    /// arrived and `out` has room for all of it. Room for [`MAX_CHUNKS`](crate::MAX_CHUNKS) is room for any. 0 means that nothing (whole) has arrived.
     ///
     /// No system call, lock, allocation, dynamic call or log line. Chunks of packets dropped here stay with the queue and are posted again by the next `refill`.
     fn poll<S: RxSink>(&mut self, out: &mut S) -> usize;
 
-    /// Takes back what a client returns to the pool that [`refill`](Self::refill) takes from, and posts it. `false`, and nothing is done, where there is no [room](Self::room) for all of it.
+    /// Takes back what a client returns to the pool that [`refill`](Self::refill) takes from, and posts it. `false`, and nothing is done, where there is no [room](Self::room) for all of it,
+    /// where it is another pool's, and after [`stop`](Self::stop).
     /// The NIC need not see it before the next `refill`, which is to follow. No system call.
     fn post<I>(&mut self, returns: Returns<'_, I>) -> bool
     where

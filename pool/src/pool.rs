@@ -220,14 +220,6 @@ impl Pool {
         self.shared.counts()
     }
 
-    /// How many chunks the cache has room for. Who has a choice returns no more than this at a time: what the cache has no room for takes
-    /// the longer way through the recycle ring.
-    #[must_use]
-    #[inline]
-    pub fn room(&self) -> usize {
-        self.cache.remaining_capacity()
-    }
-
     /// Ends the pool: idle chunks go to the provider now, all others as soon as their holders drop them. Nobody needs to wait: who
     /// drops the last reference to a chunk gives it to the provider himself.
     #[must_use = "chunks may still be out; poll it before the memory is freed"]

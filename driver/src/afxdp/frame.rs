@@ -6,6 +6,7 @@ use super::ring::Desc;
 
 /// The chunks of one frame at most: `MAX_SKB_FRAGS` + 1 in the kernel's default configuration.
 pub(super) const MAX_CHUNKS: usize = 18;
+const _: () = assert!(MAX_CHUNKS <= crate::MAX_CHUNKS);
 
 /// A part of a frame, checked: `offset + length` is within the chunk, and the chunk was ours to receive into.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

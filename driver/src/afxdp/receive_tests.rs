@@ -325,7 +325,7 @@ fn returns_are_posted_at_their_addresses() {
     assert!(
         bench
             .receive
-            .post(bench.pool.returns(entries[4..].to_vec().into_iter()))
+            .post(bench.pool.returns(entries[4..].iter().copied()))
     );
     assert_eq!(
         (bench.receive.room(), bench.pool.counts().with_client),

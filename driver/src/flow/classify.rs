@@ -3,10 +3,13 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use devrx_provider::ChunkIndex;
+
 use super::FlowRule;
-use super::everyday::{Everyday, LOOK};
+use super::everyday::{Everyday, HEADER, LOOK};
 use crate::chunk::NO_FLOW;
 use crate::packet::PacketKey;
+use crate::queue::HeaderSlots;
 
 /// The rules of a queue: the id that packets are marked with, and the rule, in the order they were added.
 pub type Rules = Vec<(u16, FlowRule)>;
@@ -116,11 +119,23 @@ impl Classifier {
         rule.map_or(NO_FLOW, |(id, _)| *id)
     }
 
-    /// The same for a packet whose header has [`HEADER`](super::everyday::HEADER) bytes and begins `look`; `None` where that does not tell, and the headers are to be
-    /// walked.
+    /// The same for a packet with a header of everyday shape, `header` bytes long, by its slot. `None` where that does not tell, and the headers are to be walked;
+    /// and where no rule takes it, since such packets are counted there.
     #[inline(always)]
-    pub(crate) fn find_everyday(&self, look: &[u8; LOOK]) -> Option<u16> {
-        self.set.everyday.find(look)
+    pub(crate) fn everyday(
+        &self,
+        headers: &HeaderSlots,
+        chunk: ChunkIndex,
+        header: u16,
+    ) -> Option<u16> {
+        let mut look = [0; LOOK];
+        let seen = usize::from(header) == HEADER
+            && headers.slot_size as usize >= LOOK
+            && headers
+                .memory
+                .copy_out(headers.offset_of(chunk)?, &mut look);
+        let flow = seen.then(|| self.set.everyday.find(&look)).flatten()?;
+        (flow != NO_FLOW).then_some(flow)
     }
 
     /// The first rule that takes a packet with these headers.

@@ -29,7 +29,6 @@ mod text;
 
 pub use classify::Rules;
 pub(crate) use classify::{Classifier, RuleBoard};
-pub(crate) use everyday::{HEADER as EVERYDAY_HEADER, LOOK as EVERYDAY_LOOK};
 pub use range::{PortRange, Prefix};
 pub use text::FlowError;
 

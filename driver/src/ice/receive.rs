@@ -40,6 +40,7 @@ use plain::flags;
 
 /// The chunks of one packet at most: what the device puts it into.
 pub(super) const MAX_PARTS: usize = MOST_BUFFERS as usize;
+const _: () = assert!(MAX_PARTS <= crate::MAX_CHUNKS);
 /// How many chunks are taken from the pool at a time.
 const REFILL: usize = 64;
 

@@ -83,7 +83,7 @@ impl Completion {
 impl Entry<4> for Completion {
     #[inline]
     fn to_words(self) -> [u64; 4] {
-        // Shifted together, so that it can be done in registers; on a big-endian machine the words are turned where they are stored.
+        // Shifted together, so that it can be done in registers.
         let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
         let two = |low: u16, high: u16| u32::from(low) | u32::from(high) << 16;
         [

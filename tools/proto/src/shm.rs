@@ -1,4 +1,4 @@
-//! The memfds that daemon and client share: made, sealed, mapped, and read and written without ever forming a reference into them.
+//! The memfds that daemon and client share: made, sealed, mapped, and read and written; no reference is formed into them but to atomics.
 //!
 //! | memfd | made by | daemon maps it | seals | client maps it |
 //! |---|---|---|---|---|
@@ -12,7 +12,7 @@
 //! out of memory does reading one raise SIGBUS, which the daemon survives.)
 #![expect(
     unsafe_code,
-    reason = "volatile and atomic access to memory that another process writes"
+    reason = "volatile and atomic access to memory that another process writes; and whole entries stored into slots that nobody was told of yet"
 )]
 
 use std::io;
@@ -529,8 +529,8 @@ impl<const N: usize> WriteSlots<N> for ShmWriter<N> {
             unsafe {
                 let slot = base.add(at as usize);
                 slot.copy_from_nonoverlapping(&entries[nth], 1);
-                let place = if cfg!(target_endian = "little") { 2 } else { 1 };
-                slot.cast::<u16>().add(place).write(marks[nth]);
+                // Bits 32 to 47, little-endian.
+                slot.cast::<u16>().add(2).write(marks[nth]);
             }
         };
         let at = index & mask;

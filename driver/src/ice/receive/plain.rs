@@ -6,8 +6,8 @@ use std::sync::atomic::Ordering;
 use devrx_provider::ChunkIndex;
 
 use super::Receive;
-use crate::chunk::{NO_FLOW, RxChunk, RxFlags};
-use crate::flow::{Classifier, EVERYDAY_HEADER, EVERYDAY_LOOK};
+use crate::chunk::{RxChunk, RxFlags};
+use crate::flow::Classifier;
 use crate::ice::descriptor::{Info, Status};
 #[cfg(target_arch = "x86_64")]
 use crate::ice::quads::Quads;
@@ -22,9 +22,9 @@ impl Receive {
             Some(flow) => {
                 #[cfg(target_arch = "x86_64")]
                 self.plain_quads(flow, now, out);
-                self.plain_row(|_, _, _| Some(flow), now, out);
+                self.plain_row(|_, _, _, _| Some(flow), now, out);
             }
-            None => self.plain_row(everyday_flow, now, out),
+            None => self.plain_row(Classifier::everyday, now, out),
         }
     }
 
@@ -61,7 +61,7 @@ impl Receive {
     #[inline(always)]
     fn plain_row(
         &mut self,
-        flow_of: impl Fn(&Classifier, &HeaderSlots, (u32, u16)) -> Option<u16>,
+        flow_of: impl Fn(&Classifier, &HeaderSlots, ChunkIndex, u16) -> Option<u16>,
         now: u64,
         out: &mut impl RxSink,
     ) {
@@ -87,9 +87,10 @@ impl Receive {
             }
             // Not above the slot's size.
             let header_length = header as u16;
-            let flow = flow_of(classifier, headers, (chunk, header_length))?;
+            let chunk = ChunkIndex(chunk);
+            let flow = flow_of(classifier, headers, chunk, header_length)?;
             Some(RxChunk {
-                chunk: ChunkIndex(chunk),
+                chunk,
                 offset: 0,
                 length,
                 header_length,
@@ -102,23 +103,6 @@ impl Receive {
         }));
         self.took(packets, header_bytes + payload_bytes);
     }
-}
-
-/// The rule that takes a packet with a header of everyday shape, by its slot. `None` if none does, too: such packets are counted where the headers are walked.
-#[inline(always)]
-fn everyday_flow(
-    classifier: &Classifier,
-    headers: &HeaderSlots,
-    (chunk, header): (u32, u16),
-) -> Option<u16> {
-    let mut look = [0; EVERYDAY_LOOK];
-    let seen = usize::from(header) == EVERYDAY_HEADER
-        && headers.slot_size as usize >= EVERYDAY_LOOK
-        && headers
-            .memory
-            .copy_out(headers.offset_of(ChunkIndex(chunk))?, &mut look);
-    let flow = seen.then(|| classifier.find_everyday(&look)).flatten()?;
-    (flow != NO_FLOW).then_some(flow)
 }
 
 /// What a packet's last descriptor says of checksums, tag and hash.

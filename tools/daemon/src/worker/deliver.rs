@@ -8,7 +8,7 @@ use super::Worker;
 use super::sink::{RingSink, Taken, end};
 
 /// Room in the completion ring for every packet, of however many chunks.
-const WHOLE: u32 = 32;
+const WHOLE: u32 = devrx_driver::MAX_CHUNKS as u32;
 /// Packets at a time.
 const BATCH: u32 = 256;
 

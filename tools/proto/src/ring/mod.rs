@@ -2,7 +2,7 @@
 //!
 //! Both rings are the same ring. Indices are free-running `u32`; the slot of an index is its low bits. The producer publishes
 //! with its index, the consumer frees with its own; either keeps a copy of the other's and looks again only when it must.
-//! Entries are copied in and out as 64-bit words; nobody ever holds a reference into the ring.
+//! Entries are copied in and out as 64-bit words; nobody holds a reference into the ring, but to atomics for the length of a loop.
 //!
 //! # Batches, and packets of several entries
 //!
