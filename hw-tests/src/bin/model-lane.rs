@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
 use clap::Parser;
+use devrx_hw_tests::capture;
 use devrx_hw_tests::guest::kernel::{self, Kernel};
 use devrx_hw_tests::guest::message::Verdict;
 use devrx_hw_tests::guest::packages::{self, Apt, progress};
@@ -77,12 +78,10 @@ fn lane(arguments: &Arguments) -> Result<bool> {
         &extra,
         trust::prepare::archive(&tree, &kernel, Path::new("hw-tests/bench"), work.path())?,
     )?;
-    let captures = work.path().join("captures");
-    std::fs::create_dir(&captures)?;
     let programs = Programs {
         devrx: arguments.devrx.clone(),
         guest: arguments.guest.clone(),
-        captures,
+        captures: capture::scapy()?.to_owned(),
     };
     let options = Options {
         qemu: Some(tree),

@@ -9,6 +9,7 @@ use nix::sys::signal::Signal;
 use super::Test;
 use crate::command::{Process, wait_for};
 use crate::daemon::Daemon;
+use crate::guest::machine::E810;
 use crate::guest::message::Frames;
 use crate::inside::igb::{self, Kind, Memory, NIC, Wanted};
 use crate::inside::{Host, consumer, devices};
@@ -30,13 +31,42 @@ pub const TESTS: &[Test] = &[
     Test::new("igb_a_nic_that_is_wanted_back_is_let_go_of", wanted_back).limit(60),
 ];
 
+/// The same on an E810.
+pub const E810_TESTS: &[Test] = &[
+    Test::new("e810_memory_is_left_alone_after_a_detach", detached)
+        .on(E810)
+        .limit(60),
+    Test::new(
+        "e810_memory_is_left_alone_after_its_client_was_killed",
+        client_killed,
+    )
+    .on(E810)
+    .limit(60),
+    Test::new(
+        "e810_memory_is_left_alone_after_the_daemon_was_killed",
+        daemon_killed,
+    )
+    .on(E810)
+    .limit(60),
+    Test::new("e810_a_nic_that_is_wanted_back_is_let_go_of", wanted_back)
+        .on(E810)
+        .limit(60),
+];
+
 /// Bytes of the regions.
 const SIZE: u64 = 2 << 20;
 /// What given-back memory is filled with, to see whether it stays.
 const PATTERN: u8 = 0x5a;
 /// Frames a second while all this happens.
 const RATE: u32 = 3000;
-const KINDS: [Kind; 3] = [Kind::Udmabuf, Kind::Bar, Kind::Vram];
+const KINDS: &[Kind] = &[Kind::Udmabuf, Kind::Bar, Kind::Vram];
+
+/// Those that the machine has.
+fn kinds(host: &Host) -> Vec<Kind> {
+    let mut kinds = KINDS.to_vec();
+    kinds.retain(|kind| *kind != Kind::Vram || host.machine().qxl);
+    kinds
+}
 
 /// Traffic that goes on until it is stopped.
 fn flood(host: &mut Host) -> Result<()> {
@@ -46,7 +76,7 @@ fn flood(host: &mut Host) -> Result<()> {
         count: 1 << 20,
         payload: 1400,
     };
-    host.inject(NIC, frames, Some(RATE))
+    host.inject(igb::nic(host), frames, Some(RATE))
 }
 
 /// A client whose memory is in use: the NIC has gone round its chunks more than once.
@@ -109,7 +139,7 @@ fn gone(daemon: &Daemon, name: &str) -> Result<()> {
 fn detached(host: &mut Host) -> Result<()> {
     let daemon = igb::daemon(host)?;
     flood(host)?;
-    for kind in KINDS {
+    for kind in kinds(host) {
         let (client, memory) = victim(host, &daemon, kind)?;
         daemon.detach("victim")?;
         gone(&daemon, "victim")?;
@@ -127,7 +157,7 @@ fn detached(host: &mut Host) -> Result<()> {
 fn client_killed(host: &mut Host) -> Result<()> {
     let daemon = igb::daemon(host)?;
     flood(host)?;
-    for kind in KINDS {
+    for kind in kinds(host) {
         let (client, memory) = victim(host, &daemon, kind)?;
         client.signal(Signal::SIGKILL)?;
         gone(&daemon, "victim")?;
@@ -140,7 +170,7 @@ fn client_killed(host: &mut Host) -> Result<()> {
 fn daemon_killed(host: &mut Host) -> Result<()> {
     flood(host)?;
     let mut next = igb::daemon(host)?;
-    for kind in KINDS {
+    for kind in kinds(host) {
         let daemon = next;
         let (client, memory) = victim(host, &daemon, kind)?;
         let keepers = daemon.children()?;
@@ -267,7 +297,7 @@ fn stopped_dma(host: &mut Host) -> Result<()> {
 
 /// Somebody unbinds the NIC under the daemon: it ends the attachments with the reason, and lets go.
 fn wanted_back(host: &mut Host) -> Result<()> {
-    let pci = host.pci(NIC)?;
+    let pci = host.pci(igb::nic(host))?;
     let mut daemon = igb::daemon(host)?;
     flood(host)?;
     let (client, memory) = victim(host, &daemon, Kind::Udmabuf)?;

@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 use devrx_client::{AttachOptions, Client};
 
 use super::Host;
-use super::igb::{Kind, Memory, NIC, vram};
+use super::igb::{Kind, Memory, nic, vram};
 use crate::command::{Process, wait_for};
 use crate::daemon::Daemon;
 
@@ -30,7 +30,7 @@ pub fn start(
     command
         .args(["--pdeathsig", "KILL", "--", "/bin/devrx-guest", VERB])
         .arg(daemon.socket())
-        .args([name, &host.pci(NIC)?, &kind.name(), &size.to_string()]);
+        .args([name, &host.pci(nic(host))?, &kind.name(), &size.to_string()]);
     let buffer = (kind == Kind::Vram).then(|| vram(size)).transpose()?;
     let mut process = match &buffer {
         Some(buffer) => Process::start_with(&mut command, Stdio::from(buffer.try_clone()?))?,

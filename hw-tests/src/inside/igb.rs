@@ -55,7 +55,7 @@ pub fn daemon_with(host: &Host, more: &str) -> Result<Daemon> {
 
 /// Ends an endless injection, and takes in what QEMU still holds of it, so that the next test does not find it.
 pub fn end_flood(host: &mut Host, daemon: &Daemon) -> Result<()> {
-    host.stop_injection(NIC)?;
+    host.stop_injection(nic(host))?;
     let sink = Wanted {
         name: "sink",
         kind: Kind::Memfd,

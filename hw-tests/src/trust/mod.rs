@@ -5,7 +5,9 @@
 //! what it cannot see. `cargo xtask test model` runs all of it; `cargo xtask model --filter NAME` some.
 
 use crate::guest::machine::E810;
-use crate::guest_tests::{Driver, Test, igb_receive};
+use crate::guest_tests::{
+    Driver, Test, igb_neighbours, igb_receive, igb_round_trip, igb_safety, igb_sums,
+};
 
 pub mod controls;
 pub mod dpdk;
@@ -39,6 +41,10 @@ pub fn all() -> Vec<Test> {
         dpdk::TESTS,
         own::TESTS,
         igb_receive::E810_TESTS,
+        igb_round_trip::E810_TESTS,
+        igb_safety::E810_TESTS,
+        igb_neighbours::E810_TESTS,
+        igb_sums::E810_TESTS,
     ]
     .concat()
 }

@@ -10,7 +10,11 @@ use crate::tests_run::Counter;
 use crate::{packages, shell};
 
 /// What the lane uses beside QEMU, the kernel and DPDK, which it fetches itself.
-const NEEDS: &[packages::Need] = &[("cc", "gcc"), ("setpriv", "util-linux")];
+const NEEDS: &[packages::Need] = &[
+    ("cc", "gcc"),
+    ("setpriv", "util-linux"),
+    ("scapy", "python3-scapy"),
+];
 /// The model's package, with its server.
 pub(crate) const MODEL: [&str; 4] = ["--package", "devrx-e810-model", "--features", "server"];
 
