@@ -4,6 +4,9 @@ use super::context::{Context, Split};
 use crate::fault::Fault;
 use crate::frame::{Frame, Layer4};
 
+/// Bytes of an Ethernet header without tags.
+const ETHERNET: usize = 14;
+
 /// How a packet's first descriptor is filled.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Part {
@@ -67,15 +70,17 @@ pub(crate) fn part(context: &Context, frame: &Frame<'_>, parsed: bool, fault: Fa
         }
         _ => {}
     }
+    // Not of a bare Ethernet header (ARP): Linux's eth_type_trans stops the machine when it gets less than that, and the check that shall fail is about IP.
+    let short = end - usize::from(end > ETHERNET);
     let header = if fault == Fault::SplitOffByOne {
-        end - 1
+        short
     } else {
         end
     };
     Part {
         header,
         told: if fault == Fault::WrongHeaderLength {
-            end - 1
+            short
         } else {
             header
         },
