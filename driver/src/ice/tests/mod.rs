@@ -1,6 +1,5 @@
 //! The driver end to end on the model.
 
-mod cost;
 mod faults;
 mod hostile;
 mod intel;
