@@ -210,7 +210,8 @@ impl Attachment {
             let left = end.map(|end| end.saturating_duration_since(Instant::now()));
             if left.is_some_and(|left| left.is_zero()) {
                 self.check_session()?;
-                break (0, 0);
+                // What was just read will not be told again: a caller that sleeps after this would sleep for ever.
+                break self.after_end()?;
             }
             if self.arm() {
                 let waited = self.wait(left);
@@ -226,8 +227,11 @@ impl Attachment {
     }
 
     /// About to wait on [`wake_fds`](Self::wake_fds) elsewhere, for example in an event loop: announces the sleep on all queues and
-    /// looks once more. `false`: there are packets, do not wait. After waiting call [`disarm`](Self::disarm).
+    /// looks once more. `false`: there are packets, or the end has been told, do not wait. After waiting call [`disarm`](Self::disarm).
     pub fn arm(&mut self) -> bool {
+        if self.ended.is_some() {
+            return false;
+        }
         for queue in &mut self.queues {
             queue.events.wake.drain();
         }

@@ -181,6 +181,61 @@ fn a_frame_whose_time_is_over_comes_alone() {
 }
 
 #[test]
+fn an_end_that_is_told_before_it_is_written_is_seen() {
+    let (sender, inbox) = mpsc::channel::<()>();
+    let (daemon, path, _folder) = daemon(1, move |daemon| {
+        // The event alone: what the shared memory says comes later, here only after the client has noticed.
+        daemon.tell_end("all was sent");
+        inbox.recv_timeout(Duration::from_secs(20)).is_ok()
+    });
+    let (_client, mut attachment) = attach(&path);
+    // A short look reads the event, or one of the next does: none may swallow it.
+    let start = std::time::Instant::now();
+    let told = loop {
+        match attachment.recv(Some(Duration::ZERO)) {
+            Ok(batch) => assert!(batch.is_empty()),
+            Err(error) => break error,
+        }
+        assert!(attachment.arm(), "nothing was told so far");
+        attachment.disarm();
+        assert!(
+            start.elapsed() < Duration::from_secs(10),
+            "the end was swallowed"
+        );
+    };
+    assert!(matches!(told, ClientError::Ended { .. }), "{told}");
+    assert!(
+        !attachment.arm(),
+        "whoever would wait now waits for nothing"
+    );
+    let _ = sender.send(());
+    assert!(daemon.join().expect("no panic"));
+}
+
+#[test]
+fn a_receiver_of_frames_that_sleeps_sees_an_end_that_is_told_before_it_is_written() {
+    let (sender, inbox) = mpsc::channel::<()>();
+    let (daemon, path, _folder) = daemon(1, move |daemon| {
+        std::thread::sleep(Duration::from_millis(50));
+        daemon.tell_end("all was sent");
+        inbox.recv_timeout(Duration::from_secs(20)).is_ok()
+    });
+    let (_client, attachment) = attach(&path);
+    let mut receiver = FrameReceiver::new(attachment, &options()).expect("sound");
+    let start = std::time::Instant::now();
+    let error = receiver
+        .recv(Some(Duration::from_secs(10)))
+        .expect_err("the end");
+    assert!(matches!(error, ClientError::Ended { .. }), "{error}");
+    assert!(
+        start.elapsed() < Duration::from_secs(8),
+        "it slept until its own time was up"
+    );
+    let _ = sender.send(());
+    assert!(daemon.join().expect("no panic"));
+}
+
+#[test]
 fn what_is_no_packet_of_the_stream_is_counted() {
     let mut tcp = packet(1);
     tcp[23] = 6;

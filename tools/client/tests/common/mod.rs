@@ -189,12 +189,17 @@ pub fn open(session: Stream, count: u32, passed: Passed) -> Daemon {
 impl Daemon {
     /// Ends the attachment, with a reason.
     pub fn end(&self, reason: &str) {
+        self.tell_end(reason);
+        Layout::set_state(&self.memory, State::Ended);
+    }
+
+    /// Says on the connection that the attachment ends, and writes nothing.
+    pub fn tell_end(&self, reason: &str) {
         let event = Reply::Event(Event::Ended {
             name: "test".into(),
             reason: reason.into(),
         });
         let _ = self.session.send(&event.encode(0).expect("short"), &[]);
-        Layout::set_state(&self.memory, State::Ended);
     }
 }
 
