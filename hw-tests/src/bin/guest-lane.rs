@@ -1,17 +1,20 @@
 //! The guest lane: fetches what guests need, boots them, has them run their tests. `cargo xtask guest` calls this.
 
+use std::panic::resume_unwind;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::thread;
 
 use anyhow::{Result, ensure};
 use clap::Parser;
 use devrx_hw_tests::capture;
-use devrx_hw_tests::guest::kernel;
+use devrx_hw_tests::guest::kernel::{self, Kernel};
 use devrx_hw_tests::guest::message::Verdict;
 use devrx_hw_tests::guest::packages::{self, Apt, progress};
 use devrx_hw_tests::guest::qemu::Options;
 use devrx_hw_tests::guest::run::{Programs, run};
 use devrx_hw_tests::guest_tests::{self, Test};
+use devrx_hw_tests::lane::cpus;
 
 /// Runs the tests of the guest lane.
 #[derive(Parser)]
@@ -90,10 +93,12 @@ fn lane(arguments: &Arguments) -> Result<bool> {
         plugin: arguments.plugin.clone(),
         ..Options::default()
     };
+    let keep = arguments.keep || arguments.trace;
     let (mut passed, mut failed, mut skipped) = (0, 0, 0);
-    for kernel in &kernels {
-        let keep = arguments.keep || arguments.trace;
-        for result in run(kernel, &tests, &programs, &options, keep)? {
+    for results in side_by_side(&kernels, |kernel| {
+        run(kernel, &tests, &programs, &options, keep)
+    }) {
+        for result in results? {
             match result.verdict {
                 Verdict::Passed => passed += 1,
                 Verdict::Failed(_) => failed += 1,
@@ -107,11 +112,28 @@ fn lane(arguments: &Arguments) -> Result<bool> {
     Ok(failed == 0)
 }
 
+/// What `work` makes of each kernel: at once where there is a CPU for each, as a guest has one; else one after another.
+fn side_by_side<T: Send>(kernels: &[Kernel], work: impl Fn(&Kernel) -> T + Sync) -> Vec<T> {
+    if cpus() < kernels.len() {
+        return kernels.iter().map(work).collect();
+    }
+    thread::scope(|scope| {
+        let started: Vec<_> = kernels
+            .iter()
+            .map(|kernel| scope.spawn(|| work(kernel)))
+            .collect();
+        started
+            .into_iter()
+            .map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)))
+            .collect()
+    })
+}
+
 /// QEMU installed and the kernels ready, or the reason why that cannot be.
 fn prepare(
     cache: &std::path::Path,
     only: Option<&str>,
-) -> Result<std::result::Result<Vec<kernel::Kernel>, String>> {
+) -> Result<std::result::Result<Vec<Kernel>, String>> {
     let apt = match Apt::new(cache)? {
         Ok(apt) => apt,
         Err(reason) => return Ok(Err(reason)),

@@ -72,7 +72,8 @@ pub fn run(
         for boot in 1.. {
             let count = list.len();
             progress(&format!(
-                "booting Linux {} on the {} machine for {count} test{}",
+                "{}: booting Linux {} on the {} machine for {count} test{}",
+                kernel.name,
                 kernel.release,
                 machine.name,
                 if count == 1 { "" } else { "s" }
@@ -92,7 +93,8 @@ pub fn run(
             // A crash before the first test says nothing about what is tested: once more, but not silently.
             if end.is_crash() && list.len() == count && !retried {
                 progress(&format!(
-                    "note: {end} before the first test; trying once more"
+                    "note: {}: {end} before the first test; trying once more",
+                    kernel.name
                 ));
                 retried = true;
                 continue;
@@ -150,7 +152,7 @@ fn one_guest(
     let child = qemu::start(qemu::command(machine, kernel, &files, options), &files)?;
     let mut guest = Guest {
         child,
-        console: Console::open(&files)?,
+        console: Console::open(&files, &kernel.name)?,
     };
     let connected = (guest.accept(&control)?, guest.accept(&monitor)?);
     let connected = match connected {
@@ -218,7 +220,7 @@ fn one_guest(
     // vfio-user-pci says this always; devices of that kind have no error recovery.
     let known = "Could not enable error recovery for the device";
     for line in said.lines().filter(|line| !line.ends_with(known)) {
-        println!("    QEMU: {line}");
+        println!("    {}: QEMU: {line}", kernel.name);
     }
     if let Some(test) = running {
         let why = if hung {
@@ -229,10 +231,13 @@ fn one_guest(
         list.retain(|other| other.name != test.name);
         report(results, kernel, &test, Verdict::Failed(why), Duration::ZERO);
     } else if hung {
-        progress("the guest hung between tests, or did not come up");
+        progress(&format!(
+            "{}: the guest hung between tests, or did not come up",
+            kernel.name
+        ));
         guest.console.tail();
     } else if outcome != Outcome::Said(DONE) {
-        progress(&format!("{outcome}"));
+        progress(&format!("{}: {outcome}", kernel.name));
         guest.console.tail();
     }
     Ok(if hung { Outcome::Off } else { outcome })
@@ -331,8 +336,9 @@ impl Drop for Guest {
     }
 }
 
-/// The console's file, shown as it grows.
+/// The console's file, shown as it grows. Guests run side by side, so each line begins with whose it is.
 struct Console {
+    kernel: String,
     file: File,
     rest: Vec<u8>,
     path: PathBuf,
@@ -340,8 +346,9 @@ struct Console {
 }
 
 impl Console {
-    fn open(files: &Files) -> Result<Self> {
+    fn open(files: &Files, kernel: &str) -> Result<Self> {
         Ok(Self {
+            kernel: kernel.to_owned(),
             file: File::open(files.console())?,
             rest: Vec::new(),
             path: files.console(),
@@ -359,7 +366,7 @@ impl Console {
             // The firmware's text, with its control sequences, comes first.
             self.begun |= text.contains(super::MARK);
             if self.begun && !text.is_empty() && !text.contains(super::MARK) {
-                println!("    {text}");
+                println!("    {}: {text}", self.kernel);
             }
         }
         Ok(())
@@ -372,7 +379,7 @@ impl Console {
         }
         let bytes = read_end(&self.path, 4096).unwrap_or_default();
         for line in String::from_utf8_lossy(&bytes).lines() {
-            println!("    {}", line.escape_debug());
+            println!("    {}: {}", self.kernel, line.escape_debug());
         }
     }
 }

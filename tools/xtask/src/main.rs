@@ -10,6 +10,7 @@ mod licences;
 mod model;
 mod netns;
 mod packages;
+mod process;
 mod removal;
 mod shell;
 mod tests_run;

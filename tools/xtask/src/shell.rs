@@ -3,9 +3,12 @@
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+
+use crate::process;
 
 /// Says which step begins.
 pub fn step(name: &str) {
@@ -61,8 +64,24 @@ pub fn run(command: &mut Command) -> Result<bool> {
     Ok(status.success())
 }
 
+/// How long a command may print nothing before it counts as hung. A compiler may be silent for minutes, a test only where it hangs.
+const SILENCE: Duration = Duration::from_secs(480);
+/// How a line begins that says that something was ended because it hung.
+pub const HUNG: &str = "xtask: hung: ";
+
 /// Runs a command, showing what it prints line by line and giving each line to `see`; true when it succeeded.
-pub fn run_seeing(command: &mut Command, mut see: impl FnMut(&str)) -> Result<bool> {
+///
+/// What prints nothing for long is ended, and a line that begins with [`HUNG`] says so: a test that hangs must not keep the others from
+/// being reported, nor take all the time a CI machine has.
+pub fn run_seeing(command: &mut Command, see: impl FnMut(&str)) -> Result<bool> {
+    run_bounded(command, SILENCE, see)
+}
+
+fn run_bounded(
+    command: &mut Command,
+    silence: Duration,
+    mut see: impl FnMut(&str),
+) -> Result<bool> {
     let (from, to) = std::io::pipe().context("cannot make a pipe")?;
     command.stdout(to.try_clone()?).stderr(to);
     let mut child = command
@@ -70,16 +89,52 @@ pub fn run_seeing(command: &mut Command, mut see: impl FnMut(&str)) -> Result<bo
         .with_context(|| format!("cannot start {}", name(command)))?;
     // The command holds the writing end too; without this the reading below would never end.
     command.stdout(Stdio::null()).stderr(Stdio::null());
-    let mut reader = BufReader::new(from);
-    let mut line = Vec::new();
-    // By bytes: a test may print what is not UTF-8.
-    while reader.read_until(b'\n', &mut line)? > 0 {
-        let text = String::from_utf8_lossy(&line);
-        print!("{text}");
-        see(text.trim_end());
-        line.clear();
+    let lines = lines(from);
+    let mut show = |text: &str| {
+        println!("{text}");
+        see(text);
+    };
+    let mut hung = false;
+    let mut last = String::new();
+    loop {
+        match lines.recv_timeout(silence) {
+            Ok(text) => {
+                show(&text);
+                last = text;
+            }
+            Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) => {
+                show(&format!(
+                    "{HUNG}ended after {} s without a line; the last was: {last}",
+                    silence.as_secs()
+                ));
+                // First only what the command started: cargo then goes on with the next test program.
+                if !process::end_descendants(child.id()) || hung {
+                    child.kill().ok();
+                }
+                hung = true;
+            }
+        }
     }
-    Ok(child.wait()?.success())
+    Ok(child.wait()?.success() && !hung)
+}
+
+/// The lines of `from`, read by a thread so that waiting for the next one can be given up.
+fn lines(from: impl std::io::Read + Send + 'static) -> Receiver<String> {
+    let (sender, receiver) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut reader = BufReader::new(from);
+        let mut line = Vec::new();
+        // By bytes: a test may print what is not UTF-8.
+        while reader.read_until(b'\n', &mut line).unwrap_or(0) > 0 {
+            let text = String::from_utf8_lossy(&line).trim_end().to_owned();
+            if sender.send(text).is_err() {
+                break;
+            }
+            line.clear();
+        }
+    });
+    receiver
 }
 
 /// What a bounded, quiet run came to.
@@ -140,4 +195,35 @@ fn collect(mut from: impl std::io::Read + Send + 'static) -> std::thread::JoinHa
 
 fn name(command: &Command) -> String {
     command.get_program().to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_hangs_is_ended_and_what_started_it_goes_on() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo one; sh -c 'sleep 600; :'; echo two; exit 0"]);
+        let start = Instant::now();
+        let mut seen = Vec::new();
+        let ok = run_bounded(&mut command, Duration::from_secs(1), |line| {
+            seen.push(line.to_owned());
+        })
+        .expect("it runs");
+        assert!(!ok, "a run in which something hung is no success");
+        assert!(start.elapsed() < Duration::from_secs(60));
+        let hung = format!("{HUNG}ended after 1 s without a line; the last was: one");
+        // The shell may say that what it started was killed.
+        assert_eq!((&seen[0], &seen[1]), (&"one".to_owned(), &hung));
+        assert_eq!(seen.last().map(String::as_str), Some("two"), "{seen:?}");
+    }
+
+    #[test]
+    fn a_command_that_starts_nothing_and_hangs_is_ended_itself() {
+        let mut command = Command::new("sleep");
+        command.arg("600");
+        let ok = run_bounded(&mut command, Duration::from_millis(300), |_| {}).expect("it runs");
+        assert!(!ok);
+    }
 }

@@ -1,6 +1,7 @@
 //! Reading what libtest prints.
 
 use crate::lane::Tally;
+use crate::shell::HUNG;
 
 /// Counts the tests in the lines of `cargo test`, or of a test program.
 #[derive(Default)]
@@ -36,6 +37,10 @@ impl Counter {
                     }
                 }
             }
+        } else if let Some(what) = line.strip_prefix(HUNG) {
+            // Libtest could not count it: its program was ended.
+            self.failed += 1;
+            self.failures.push(what.to_owned());
         } else if let Some(at) = line.find("skipped: ") {
             self.skips.push(line[at + "skipped: ".len()..].to_owned());
         } else if line == "failures:" {
@@ -106,6 +111,17 @@ mod tests {
         let mut tally = Tally::default();
         counter.add_to(&mut tally, "x", false);
         assert_eq!((tally.passed, tally.failed, tally.skipped), (1, 2, 2));
+    }
+
+    #[test]
+    fn what_hung_is_a_failure_and_named() {
+        let mut counter = Counter::default();
+        counter.see("test a has been running for over 60 seconds");
+        counter.see(&format!(
+            "{HUNG}ended after 9 s without a line; the last was: x"
+        ));
+        assert_eq!(counter.failed, 1);
+        assert!(counter.failures[0].ends_with("the last was: x"));
     }
 
     #[test]
