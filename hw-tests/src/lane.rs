@@ -12,13 +12,17 @@ use nix::unistd::geteuid;
 use crate::command::{run_ok, take_logs};
 
 /// A program the lane runs, the Debian package it comes in, and the file that shows it is installed.
-const TOOLS: [(&str, &str); 8] = [
+const TOOLS: [(&str, &str); 12] = [
     ("iproute2", "/sbin/ip"),
     ("ethtool", "/sbin/ethtool"),
     ("iputils-ping", "/bin/ping"),
     ("tcpdump", "/usr/bin/tcpdump"),
     ("tcpreplay", "/usr/bin/tcpreplay"),
     ("util-linux", "/usr/bin/setpriv"),
+    ("gcc", "/usr/bin/cc"),
+    ("g++", "/usr/bin/c++"),
+    ("pkg-config", "/usr/bin/pkg-config"),
+    ("valgrind", "/usr/bin/valgrind"),
     ("python3", "/usr/bin/python3"),
     (
         "python3-scapy",

@@ -10,6 +10,7 @@
 pub mod bench;
 pub mod capture;
 pub mod command;
+pub mod cprogram;
 pub mod daemon;
 pub mod frame;
 pub mod guest;

@@ -70,6 +70,8 @@ pub(super) struct Receive {
     headers: HeaderSlots,
     split: bool,
     split_extra: usize,
+    /// Bytes of a frame that are looked at at first: where the headers are no longer than usual, all that goes to the slot.
+    first_look: usize,
     slot_size: usize,
     classifier: Classifier,
     /// The first bytes of the frame in hand, ours alone.
@@ -103,6 +105,7 @@ impl Receive {
             headers: config.headers,
             split: config.split,
             split_extra: usize::from(config.split_extra),
+            first_look: (FIRST_LOOK + usize::from(config.split_extra)).min(MAX_HEADERS),
             classifier: Classifier::new(board),
             look: Box::new([0; MAX_HEADERS]),
             counts: Counts::default(),
@@ -273,7 +276,7 @@ impl Receive {
             return (0, self.classifier.only());
         }
         let in_chunk = usize::from(first.length);
-        let mut have = in_chunk.min(FIRST_LOOK);
+        let mut have = in_chunk.min(self.first_look);
         if !self.look_at(first, have) {
             return (0, crate::NO_FLOW);
         }

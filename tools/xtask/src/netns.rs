@@ -11,6 +11,9 @@ use crate::{packages, shell};
 /// What the tests use beside the program itself.
 const NEEDS: &[packages::Need] = &[
     ("cc", "gcc"),
+    ("c++", "g++"),
+    ("pkg-config", "pkg-config"),
+    ("valgrind", "valgrind"),
     ("ip", "iproute2"),
     ("ethtool", "ethtool"),
     ("ping", "iputils-ping"),

@@ -50,6 +50,9 @@ pub struct AttachArgs {
     /// Leave the headers where the payload is.
     #[arg(long)]
     no_split: bool,
+    /// So many bytes behind the headers go to the header slot as well, such as a sequence number behind UDP (AF_XDP only).
+    #[arg(long, value_name = "BYTES", value_parser = size::bytes, conflicts_with = "no_split")]
+    split_extra: Option<u64>,
     /// What becomes of packets whose header cannot be split off [default: deliver].
     #[arg(long, value_enum, conflicts_with = "no_split")]
     unsplit: Option<UnsplitMode>,
@@ -112,6 +115,12 @@ pub fn run(args: &AttachArgs, socket: &Path, json: bool) -> Result<()> {
         lifetime: Lifetime::Daemon,
         polls_refill: args.polls_refill,
         split: !args.no_split,
+        // None at all is what 0 says, too.
+        split_extra: args.split_extra.map_or(Ok(0), |bytes| {
+            u32::try_from(bytes).with_context(|| {
+                format!("--split-extra {bytes}: a header slot has 4096 bytes at most")
+            })
+        })?,
         unsplit: args.unsplit.map(|mode| match mode {
             UnsplitMode::Deliver => Unsplit::Deliver,
             UnsplitMode::Drop => Unsplit::Drop,

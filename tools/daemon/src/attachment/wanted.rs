@@ -171,16 +171,20 @@ impl Wanted {
                 request.flows.len()
             )));
         }
-        let split_extra = u16::try_from(request.split_extra).map_err(|_| {
-            Refused::invalid(format!(
-                "{} extra header bytes do not fit a header slot",
-                request.split_extra
-            ))
-        })?;
         let or = |asked: u32, configured: Option<u32>, default: u32| match asked {
             0 => configured.unwrap_or(default),
             asked => asked,
         };
+        let header_slot = or(
+            request.header_slot,
+            settings.and_then(|s| s.header_slot),
+            HEADER_SLOT,
+        );
+        let extra = or(
+            request.split_extra,
+            settings.and_then(|s| s.split_extra.filter(|_| request.split)),
+            0,
+        );
         Ok(Self {
             name: request.name.clone(),
             queues: request.queue_first..=request.queue_last,
@@ -191,11 +195,7 @@ impl Wanted {
                 request.chunk
             },
             flows: parse(&request.flows)?,
-            header_slot: or(
-                request.header_slot,
-                settings.and_then(|s| s.header_slot),
-                HEADER_SLOT,
-            ),
+            header_slot,
             ring: or(request.ring, settings.and_then(|s| s.ring), 0),
             wake_batch: or(
                 request.wake_batch,
@@ -210,7 +210,7 @@ impl Wanted {
             polls_refill: request.polls_refill,
             split: request.split,
             unsplit: unsplit(request.unsplit.or(settings.and_then(|s| s.unsplit))),
-            split_extra,
+            split_extra: split_extra(extra, request.split, header_slot)?,
             zero_copy: match request.zero_copy {
                 message::ZeroCopy::Copy => ZeroCopy::Copy,
                 message::ZeroCopy::ZeroCopy => ZeroCopy::ZeroCopy,
@@ -229,20 +229,22 @@ impl Wanted {
     /// A rule that is none.
     pub fn of_plan(plan: &PlannedAttachment) -> Result<Self, Refused> {
         let settings = &plan.settings;
+        let header_slot = settings.header_slot.unwrap_or(HEADER_SLOT);
+        let split = settings.split.unwrap_or(true);
         Ok(Self {
             name: plan.name.clone(),
             queues: settings.queues.clone(),
             size: plan.size,
             chunk: plan.chunk,
             flows: parse(&plan.flows)?,
-            header_slot: settings.header_slot.unwrap_or(HEADER_SLOT),
+            header_slot,
             ring: settings.ring.unwrap_or(0),
             wake_batch: settings.batch_size.unwrap_or(WAKE_BATCH),
             wake_timeout: timeout(settings.timeout_us),
             polls_refill: false,
-            split: settings.split.unwrap_or(true),
+            split,
             unsplit: unsplit(settings.unsplit),
-            split_extra: 0,
+            split_extra: split_extra(settings.split_extra.unwrap_or(0), split, header_slot)?,
             zero_copy: zero_copy(settings),
             busy_poll: settings.busy_poll.unwrap_or(false),
             cpu: settings.cpu_core,
@@ -271,6 +273,24 @@ impl Wanted {
 
 fn timeout(microseconds: Option<u32>) -> Duration {
     microseconds.map_or(WAKE_TIMEOUT, |us| Duration::from_micros(us.into()))
+}
+
+/// Bytes that go to the header slot behind the header: it must have room for them and for some header before them.
+fn split_extra(bytes: u32, split: bool, header_slot: u32) -> Result<u16, Refused> {
+    if bytes > 0 && !split {
+        return Err(Refused::invalid(format!(
+            "{bytes} bytes are to go to the header slot behind the header, and headers are not to be split off: leave out one of the two"
+        )));
+    }
+    let fits = u16::try_from(bytes)
+        .ok()
+        .filter(|_| bytes == 0 || bytes < header_slot);
+    fits.ok_or_else(|| {
+        Refused::invalid(format!(
+            "{bytes} bytes behind the header do not fit a header slot of {header_slot}: the header comes first, 42 bytes of it for UDP over IPv4 \
+             and 62 over IPv6, each VLAN tag 4 more; use a larger header slot (--header-slot), or fewer bytes"
+        ))
+    })
 }
 
 fn unsplit(asked: Option<message::Unsplit>) -> Unsplit {

@@ -151,6 +151,8 @@ pub struct RxQueue {
     pub ring: Option<u32>,
     /// Whether headers are split off (default: yes).
     pub split: Option<bool>,
+    /// Bytes behind the header that go to the header slot as well (default: 0). Software split only.
+    pub split_extra: Option<u32>,
     /// What becomes of packets that cannot be split: `deliver`, `drop`, `header` (default: `deliver`).
     pub unsplit: Option<Unsplit>,
     /// Whether the NIC may be asked to write into the region itself: `auto`, `copy`, `zero-copy`.

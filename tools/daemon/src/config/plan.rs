@@ -30,6 +30,8 @@ pub struct QueueSettings {
     pub ring: Option<u32>,
     /// Whether headers are split off.
     pub split: Option<bool>,
+    /// Bytes behind the header that go to the header slot as well.
+    pub split_extra: Option<u32>,
     /// What becomes of packets that cannot be split.
     pub unsplit: Option<Unsplit>,
     /// `auto`, `copy`, `zero-copy`.
@@ -159,6 +161,7 @@ fn settings(queue: &RxQueue, interface: &Interface) -> Result<QueueSettings, Con
         header_slot: queue.header_slot,
         ring: queue.ring,
         split: queue.split,
+        split_extra: queue.split_extra,
         unsplit: queue.unsplit,
         zero_copy: queue.zero_copy.clone(),
         busy_poll: queue.busy_poll,

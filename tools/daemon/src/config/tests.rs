@@ -25,6 +25,7 @@ timeout_us = 100
 poll_mode = "busy"
 memory_regions = ["payload"]
 header_slot = 256
+split_extra = 8
 unsplit = "drop"
 
 [[interfaces.rx.queues]]
@@ -64,6 +65,7 @@ fn the_words_of_the_file_reach_the_plan() {
     assert_eq!((attachment.size, attachment.chunk), (4096 * 4096, 4096));
     assert_eq!(attachment.flows, ["udp,dst-port=5000", "udp,dst-port=5001"]);
     assert_eq!(attachment.settings.poll_mode, PollMode::Busy);
+    assert_eq!(attachment.settings.split_extra, Some(8));
     let unsplit = attachment.settings.unsplit;
     assert_eq!(unsplit, Some(devrx_proto::message::Unsplit::Drop));
     assert_eq!(config.nics[0].queues[1].queues, 1..=3);

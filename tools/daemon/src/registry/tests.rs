@@ -199,6 +199,23 @@ fn a_step_that_fails_leaves_nothing_behind() {
         ),
         (
             AttachRequest {
+                split_extra: 256,
+                ..wanted.clone()
+            },
+            FailureCode::Invalid,
+            "256 bytes behind the header do not fit a header slot of 256",
+        ),
+        (
+            AttachRequest {
+                split_extra: 8,
+                split: false,
+                ..wanted.clone()
+            },
+            FailureCode::Invalid,
+            "headers are not to be split off",
+        ),
+        (
+            AttachRequest {
                 ring: 1000,
                 ..wanted.clone()
             },
