@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::file::Package;
+use super::unpack::plain;
 use crate::ice::options::PackageSource;
 
 /// Where distributions put it, the administrator's own first.
@@ -46,6 +47,7 @@ fn read(path: &Path) -> Result<Arc<Package>, String> {
         return Err(cannot(format!("it has {} bytes", len.len())));
     }
     let bytes = std::fs::read(path).map_err(|error| cannot(error.to_string()))?;
+    let bytes = plain(bytes, MOST).map_err(cannot)?;
     Package::parse(bytes.into()).map(Arc::new).map_err(cannot)
 }
 
@@ -59,9 +61,17 @@ fn names(folder: &Path) -> Vec<String> {
     names
 }
 
-/// `ice-1.3.41.0.pkg` as numbers; names of other packages (`ice_comms-...`) are none.
+/// A package's name without what packing adds to it.
+fn unpacked(name: &str) -> &str {
+    [".zst", ".xz"]
+        .iter()
+        .find_map(|end| name.strip_suffix(end))
+        .unwrap_or(name)
+}
+
+/// `ice-1.3.41.0.pkg` as numbers, packed or not; names of other packages (`ice_comms-...`) are none.
 fn version(name: &str) -> Option<Vec<u32>> {
-    let numbers = name.strip_prefix("ice-")?.strip_suffix(".pkg")?;
+    let numbers = unpacked(name).strip_prefix("ice-")?.strip_suffix(".pkg")?;
     numbers
         .split('.')
         .map(|number| number.parse().ok())
@@ -69,13 +79,12 @@ fn version(name: &str) -> Option<Vec<u32>> {
 }
 
 fn system(folders: &[PathBuf]) -> Found {
-    let mut compressed = None;
     let mut bad = None;
     for folder in folders {
         let names = names(folder);
         let mut candidates: Vec<String> = names
             .iter()
-            .filter(|name| *name == "ice.pkg")
+            .filter(|name| unpacked(name) == "ice.pkg")
             .cloned()
             .collect();
         let mut versions: Vec<_> = names
@@ -90,22 +99,13 @@ fn system(folders: &[PathBuf]) -> Found {
                 Err(why) => bad = bad.or(Some(why)),
             }
         }
-        let packed = names.iter().find(|name| {
-            name.starts_with("ice") && (name.ends_with(".pkg.zst") || name.ends_with(".pkg.xz"))
-        });
-        compressed = compressed.or_else(|| packed.map(|name| folder.join(name)));
     }
-    Found::Nothing(match (bad, compressed) {
-        (Some(why), _) => why,
-        (None, Some(path)) => format!(
-            "the package {} is compressed, which this driver does not read; unpack it beside itself (`zstd -d` or `xz -dk`)",
-            path.display()
-        ),
-        (None, None) => format!(
+    Found::Nothing(bad.unwrap_or_else(|| {
+        format!(
             "there is no package in {}",
             folders[folders.len() - 1].display()
-        ),
-    })
+        )
+    }))
 }
 
 #[cfg(test)]
@@ -121,11 +121,14 @@ mod tests {
             panic!("nothing is there");
         };
         assert!(why.contains("there is no package"), "{why}");
-        std::fs::write(folder.path().join("ice-1.3.9.0.pkg.zst"), b"x").unwrap();
+        // What a distribution packed is taken, if it can be unpacked.
+        let packed = folder.path().join("ice.pkg.zst");
+        std::fs::write(&packed, [0x28, 0xb5, 0x2f, 0xfd, 1, 2, 3]).unwrap();
         let Found::Nothing(why) = system(&folders) else {
             panic!("nothing of use is there");
         };
-        assert!(why.contains("zstd -d"), "{why}");
+        assert!(why.contains("cannot be unpacked (zstd)"), "{why}");
+        std::fs::remove_file(packed).unwrap();
         let bytes = made(&[vec![(16, vec![1; 8])]]);
         std::fs::write(folder.path().join("ice-1.3.9.0.pkg"), &bytes).unwrap();
         std::fs::write(folder.path().join("ice-1.3.10.0.pkg"), b"broken").unwrap();
@@ -133,6 +136,7 @@ mod tests {
         // The newest is broken, so the next is taken.
         assert!(matches!(system(&folders), Found::Package(_, false)));
         assert_eq!(version("ice-1.3.10.0.pkg"), Some(vec![1, 3, 10, 0]));
+        assert_eq!(version("ice-1.3.10.0.pkg.xz"), Some(vec![1, 3, 10, 0]));
         assert_eq!(version("ice_comms-1.3.55.0.pkg"), None);
     }
 

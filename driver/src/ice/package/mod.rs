@@ -5,6 +5,7 @@
 
 mod file;
 mod find;
+mod unpack;
 
 use std::sync::Arc;
 
