@@ -45,14 +45,14 @@ impl Avx2 {
         U64x4(unsafe { x86::_mm256_set_epi64x(second, first, second, first) })
     }
 
-    /// Two pairs of words.
+    /// Four words as they lie.
     #[inline(always)]
-    pub(crate) fn load_pairs(self, pairs: &[[AtomicU64; 2]; 2]) -> U64x4 {
+    pub(crate) fn load(self, words: &[AtomicU64; 4]) -> U64x4 {
         // SAFETY: 32 bytes that may be read. A device may write them at the same time. What is made of this is one vector load (looked at, in release builds) or
         // loads of words: either takes each aligned word of eight bytes as it is at one moment, and volatile reads stay in their order, which the processor keeps too.
         U64x4(
             unsafe {
-                std::ptr::from_ref(pairs)
+                std::ptr::from_ref(words)
                     .cast::<[u64; 4]>()
                     .cast::<Unaligned>()
                     .read_volatile()
@@ -203,8 +203,7 @@ mod tests {
     ];
 
     fn vector(avx2: Avx2, words: [u64; 4]) -> U64x4 {
-        let [a, b, c, d] = words.map(AtomicU64::new);
-        avx2.load_pairs(&[[a, b], [c, d]])
+        avx2.load(&words.map(AtomicU64::new))
     }
 
     /// By the portable definition of each.

@@ -16,6 +16,7 @@ mod lanes;
 mod nic;
 pub mod packet;
 mod queue;
+mod ring;
 mod sink;
 pub mod vfio;
 

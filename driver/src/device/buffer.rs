@@ -109,21 +109,15 @@ impl DmaBuffer {
         self.word(offset).store(value.to_le(), Ordering::Relaxed);
     }
 
-    /// All of it as pairs of words, for loops over a ring of descriptors of 16 bytes. Little endian, as the device has them.
+    /// All of it as rows of `WORDS` words, at least one, for loops over a ring of descriptors of so many. Little endian, as the device has them.
     #[inline]
     #[must_use]
-    pub fn pairs(&self) -> &[[AtomicU64; 2]] {
-        // SAFETY: as in `word`: the mapping is page aligned and whole pages long, and stays mapped as long as `self`. Atomics may change while
-        // they are referred to: they are the one kind of reference to memory that a device writes.
-        unsafe { std::slice::from_raw_parts(self.memory.as_ptr().cast(), self.memory.len() / 16) }
-    }
-
-    /// All of it as rows of four words, for loops over a ring of descriptors of 32 bytes. Little endian, as the device has them.
-    #[inline]
-    #[must_use]
-    pub fn quads(&self) -> &[[AtomicU64; 4]] {
-        // SAFETY: as in `pairs`.
-        unsafe { std::slice::from_raw_parts(self.memory.as_ptr().cast(), self.memory.len() / 32) }
+    pub fn rows<const WORDS: usize>(&self) -> &[[AtomicU64; WORDS]] {
+        const { assert!(WORDS > 0, "rows of something") };
+        let rows = self.memory.len() / (8 * WORDS);
+        // SAFETY: as in `word`: the mapping is page aligned and whole pages long, so that so many rows are within it, and stays mapped as long as `self`. Atomics may
+        // change while they are referred to: they are the one kind of reference to memory that a device writes.
+        unsafe { std::slice::from_raw_parts(self.memory.as_ptr().cast(), rows) }
     }
 
     #[inline]

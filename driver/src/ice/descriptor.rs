@@ -1,5 +1,5 @@
 //! Receive descriptors: what the device is given, and what it writes back as profile 2 (`ICE_RXDID_FLEX_NIC`). The write-back is four untrusted words; here
-//! they are only cut into fields, [`receive`](super::receive) believes of them what can be true.
+//! they are only cut into fields, the [receive path](crate::ring::Receive) believes of them what can be true.
 //!
 //! Layout: DPDK's `drivers/net/intel/ice/base/ice_lan_tx_rx.h`, `union ice_32b_rx_flex_desc` and `struct ice_32b_rx_flex_desc_nic`. Which header was split off is
 //! in the first descriptor of a packet alone.

@@ -27,7 +27,6 @@
 
 mod admin;
 mod context;
-mod counts;
 mod descriptor;
 mod fault;
 mod fields;
@@ -45,10 +44,8 @@ mod parts;
 #[cfg(target_arch = "x86_64")]
 mod quads;
 mod queue;
-mod receive;
 mod recipe;
 mod regs;
-mod ring;
 mod rules;
 mod shared;
 mod statistics;
@@ -57,6 +54,7 @@ mod switch;
 #[cfg(test)]
 mod tests;
 mod vsi;
+mod write_back;
 
 pub use nic::IceNic;
 pub use options::{IceOptions, PackageSource};

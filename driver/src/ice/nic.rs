@@ -19,13 +19,13 @@ use super::options::IceOptions;
 use super::package::Parser;
 use super::parts::supports;
 use super::queue::IceQueue;
-use super::receive::{Manner, Receive};
-use super::ring::{Buffers, Ring};
 use super::shared::{Control, Shared, Vectors};
 use super::steer::Flow;
 use super::switch::Switch;
+use super::write_back::{Receive, Ring, manner_of};
 use crate::device::Device;
 use crate::flow::RuleBoard;
+use crate::ring::{Buffers, Manner};
 use crate::{DriverError, Nic, PortLosses, QueueConfig};
 
 /// Queues that are used at most: each takes an interrupt and an eventfd.
@@ -292,7 +292,7 @@ impl<D: Device> Nic for IceNic<D> {
             });
         }
         self.check(&config)?;
-        let manner = Manner::of(&config, self.facts.parser.splits());
+        let manner = manner_of(&config, self.facts.parser.splits());
         let mapper = self.shared.device.mapper();
         let buffers = Buffers::map(&mapper, &config, manner.splits)?;
         let ring = Ring::new(&mapper, config.ring, buffers)?;
@@ -300,7 +300,7 @@ impl<D: Device> Nic for IceNic<D> {
         let mut control = shared.control();
         self.revive(&mut control, index)?;
         // A reset may have lost the package.
-        if manner != Manner::of(&config, self.facts.parser.splits()) {
+        if manner != manner_of(&config, self.facts.parser.splits()) {
             return Err(DriverError::QueueBusy {
                 nic: self.name().to_owned(),
                 queue: index,
@@ -309,7 +309,7 @@ impl<D: Device> Nic for IceNic<D> {
         }
         let context = opening::context(&config, &ring, manner);
         let board = Arc::new(RuleBoard::default());
-        let mut receive = Receive::new(ring, config, manner, Arc::clone(&board));
+        let mut receive = Receive::new(ring, config, manner, (), Arc::clone(&board));
         self.enable(index, &mut receive.ring, &context)?;
         let queue = IceQueue::new(
             receive,

@@ -1,15 +1,15 @@
-//! Plain packets, four at a time: what [`receive`](super::receive) does one by one, with vectors.
+//! Plain packets, four at a time: what the [write-back](super::write_back) says one by one, with vectors.
 //!
-//! A plain packet is one descriptor, its header split off, without error. Anything else among four leaves them to who looks at each.
-
 use std::sync::atomic::AtomicU64;
 
 use super::descriptor::{Info, Status};
-use crate::chunk::{RxFlags, RxWords};
+use super::write_back::WORDS;
+use crate::chunk::RxFlags;
 use crate::lanes::{Avx2, U64x4};
+use crate::ring::{Lanes, flag};
 
 /// The constants, each in a register or close by.
-pub(super) struct Quads {
+pub(super) struct IceLanes {
     avx2: Avx2,
     look: U64x4,
     plain: U64x4,
@@ -22,16 +22,6 @@ pub(super) struct Quads {
     checked: U64x4,
     tagged: U64x4,
     flags: U64x4,
-    flow: U64x4,
-    now: U64x4,
-    summed: U64x4,
-    /// Payload bytes in the lower, header bytes in the upper half of each word.
-    sums: U64x4,
-}
-
-/// The flags' place in an entry's third word.
-const fn flag(flags: RxFlags) -> u64 {
-    (flags.bits() as u64) << 32
 }
 
 /// Of a descriptor's first word: the length, and header length with SPH.
@@ -39,10 +29,13 @@ const LENGTHS: u64 = 0x0fff_3fff << 32;
 /// SPH and header length, less by this, are the length less one.
 const SPLIT: u64 = (Info::SPH >> 48) + 1;
 
-impl Quads {
-    /// For chunks and slots of these sizes.
+impl Lanes<WORDS> for IceLanes {
+    type Mode = ();
+    /// Status, lengths with that of the header less one.
+    type Plain = [U64x4; 2];
+
     #[inline(always)]
-    pub(super) fn new(avx2: Avx2, chunk_size: u16, slot_size: u16, flow: u16, now: u64) -> Self {
+    fn new(avx2: Avx2, chunk_size: u16, slot_size: u16, (): ()) -> Self {
         let words = |word| avx2.splat(word);
         Self {
             avx2,
@@ -57,21 +50,12 @@ impl Quads {
             checked: words(flag(RxFlags::CSUM_GOOD)),
             tagged: words(flag(RxFlags::VLAN)),
             flags: words(flag(RxFlags::SPLIT.union(RxFlags::TIMESTAMP_SW))),
-            flow: words(u64::from(flow) << 48),
-            now: words(now),
-            summed: words(0x0000_0001_0001_0000),
-            sums: words(0),
         }
     }
 
-    /// Four packets, if they are plain.
     #[inline(always)]
-    pub(super) fn next(
-        &mut self,
-        [a, b, c, d]: &[[[AtomicU64; 2]; 2]; 4],
-        chunks: &[u32; 4],
-    ) -> Option<[RxWords; 4]> {
-        let load = |descriptor| self.avx2.load_pairs(descriptor);
+    fn plain(&self, [a, b, c, d]: &[[AtomicU64; WORDS]; 4]) -> Option<Self::Plain> {
+        let load = |descriptor| self.avx2.load(descriptor);
         // Packets 0, 2, 1, 3, as the instruction gives them: so up to the end. The status first: it has the done bit, behind which the rest is there, and is
         // read again with it.
         let status = (load(a).lower(load(b))).odd(load(c).lower(load(d)));
@@ -82,7 +66,11 @@ impl Quads {
         if !other.is_zero() {
             return None;
         }
-        let flow_and_chunk = self.avx2.widen(chunks).middle_swapped().or(self.flow);
+        Some([status, lengths])
+    }
+
+    #[inline(always)]
+    fn entries(&self, [status, lengths]: Self::Plain) -> (U64x4, U64x4) {
         // Length and header length to the places of an entry's, and the tag behind them.
         let lengths =
             (lengths.down::<16>().add(self.header_one)).or(status.up::<32>().and(self.vlan));
@@ -90,19 +78,7 @@ impl Quads {
             .or(status.up::<26>().and(self.hashed))
             .or(status.up::<24>().and(self.tagged))
             .or(status.up::<31>().and(self.checked));
-        self.sums = self.sums.add_32(lengths.multiply_add_16(self.summed));
-        // Four entries by words become four words by entries.
-        let (a, b) = (flow_and_chunk.even(lengths), hash_and_flags.even(self.now));
-        let (c, d) = (flow_and_chunk.odd(lengths), hash_and_flags.odd(self.now));
-        Some([a.lower(b), a.upper(b), c.lower(d), c.upper(d)].map(|entry| RxWords(entry.words())))
-    }
-
-    /// Header and payload bytes of all the packets so far, at most a batch of them.
-    #[inline(always)]
-    pub(super) fn bytes(&self) -> (u64, u64) {
-        let words = self.sums.words();
-        let sum = |piece: fn(u64) -> u64| words.into_iter().map(piece).sum();
-        (sum(|word| word >> 32), sum(|word| word & 0xffff_ffff))
+        (lengths, hash_and_flags)
     }
 }
 

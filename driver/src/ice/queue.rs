@@ -9,15 +9,18 @@ use devrx_pool::{Pool, Returns};
 
 use super::init::{self, wait};
 use super::interrupts;
-use super::receive::Receive;
 use super::regs::{QRX_CTRL, QRX_TAIL, enable};
 use super::shared::{Control, Shared, Vectors, drain, ring};
 use super::statistics::Discarded;
+use super::write_back::Receive;
 use crate::device::{Device, Registers};
 use crate::{DriverError, QueueCounters, RxQueue, RxSink};
 
 /// How long a queue may take to stop. Both drivers give it one to ten milliseconds; a reset costs more than waiting.
 pub(super) const STOP_PATIENCE: Duration = Duration::from_millis(100);
+
+/// The device takes descriptors by so many: it ignores the lowest three bits of the tail (`ice_release_rx_desc` in Linux), so up to seven wait for more.
+pub(super) const TAIL_STEP: u32 = 8;
 
 /// Turns a queue off, and sees that it is: until then the device writes.
 pub(super) fn off<D: Device>(shared: &Shared<D>, queue: u32) -> bool {
@@ -144,7 +147,7 @@ impl<D: Device> RxQueue for IceQueue<D> {
     #[inline]
     fn refill(&mut self, pool: &mut Pool) -> usize {
         let posted = self.receive.refill(pool);
-        let tail = self.receive.ring.tail_register();
+        let tail = self.receive.ring.tail_register() & !(TAIL_STEP - 1);
         if tail != self.told {
             self.told = tail;
             self.registers.write32(self.tail, tail);
@@ -170,17 +173,17 @@ impl<D: Device> RxQueue for IceQueue<D> {
 
     fn arm(&mut self) -> bool {
         if self.stopped {
-            return self.receive.ring.done().is_none();
+            return !self.receive.arrived();
         }
         drain(self.wait_fd());
         self.armed = true;
         interrupts::listen(&self.shared, self.index);
         // What came before may have raised no interrupt; and a fault that came before the drain would go unseen.
-        self.receive.ring.done().is_none() && self.fault().is_none()
+        !self.receive.arrived() && self.fault().is_none()
     }
 
     fn counters(&self) -> QueueCounters {
-        let counts = self.receive.counts();
+        let counts = self.receive.counts().queue_counters();
         let (discarded, alone) = self.shared.discards_of(self.index);
         let own = if alone {
             discarded
@@ -188,18 +191,10 @@ impl<D: Device> RxQueue for IceQueue<D> {
             Discarded::default()
         };
         QueueCounters {
-            received: counts.received,
-            bytes: counts.bytes,
             no_descriptor: own.total - own.errors,
-            bad_descriptor: counts.bad_descriptor,
-            incomplete: counts.incomplete,
-            unsplit_drops: counts.unsplit_drops,
-            unwanted: counts.unwanted,
             errors: counts.errors + own.errors,
-            unsplit: counts.unsplit,
-            refused_chunks: counts.refused_chunks,
             exact: (alone || discarded.total == 0) && self.shared.missed() == self.missed,
-            ..QueueCounters::default()
+            ..counts
         }
     }
 

@@ -1,5 +1,5 @@
 //! Descriptors: what the device is given, and what it writes back. The write-back is an untrusted pair of words; here it is only cut
-//! into fields, [`receive`](super::receive) believes of it what can be true.
+//! into fields, the [receive path](crate::ring::Receive) believes of it what can be true.
 //!
 //! 82576 datasheet 7.1.5 (advanced receive descriptors) and 7.2.2 (advanced transmit descriptors).
 

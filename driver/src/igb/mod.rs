@@ -21,7 +21,6 @@
 //! in MPC, for the port, and raises the overrun interrupt: from then on [`exact`](crate::QueueCounters::exact) is false. QEMU raises the interrupt and
 //! counts neither.
 
-mod counts;
 mod descriptor;
 mod init;
 mod interrupts;
@@ -35,15 +34,14 @@ mod parts;
 #[cfg(target_arch = "x86_64")]
 mod quads;
 mod queue;
-mod receive;
 mod regs;
-mod ring;
 mod shared;
 mod statistics;
 mod steer;
 #[cfg(test)]
 mod tests;
 mod transmit;
+mod write_back;
 
 pub use nic::{IgbNic, IgbOptions};
 pub use parts::{Part, supports};

@@ -11,19 +11,18 @@ use std::time::Duration;
 
 use devrx_provider::QueueNeeds;
 
-use super::counts::Split;
 use super::init;
 use super::monitor::Monitor;
 use super::parts::supports;
 use super::queue::IgbQueue;
-use super::receive::Receive;
-use super::ring::{Buffers, Ring};
 use super::shared::{Shared, Vectors};
 use super::steer::Flow;
 use super::transmit::Transmitter;
+use super::write_back::{Mode, Receive, Ring, Split, manner_of};
 use super::{interrupts, loopback};
 use crate::device::Device;
 use crate::flow::RuleBoard;
+use crate::ring::Buffers;
 use crate::{DriverError, Nic, PortLosses, QueueConfig};
 
 /// How long a packet whose queue has been chosen may be in the NIC: its FIFO holds 64 KiB, half a millisecond of a gigabit.
@@ -276,7 +275,7 @@ impl<D: Device> Nic for IgbNic<D> {
         }
         self.check(&config)?;
         let mapper = self.shared.device.mapper();
-        let buffers = Buffers::map(&mapper, &config)?;
+        let buffers = Buffers::map(&mapper, &config, config.split)?;
         let ring = Ring::new(&mapper, config.ring, buffers)?;
         let shared = Arc::clone(&self.shared);
         let _control = shared.control();
@@ -284,7 +283,11 @@ impl<D: Device> Nic for IgbNic<D> {
         let value = opening::srrctl(&config);
         let board = Arc::new(RuleBoard::default());
         let split = Split::of(&config);
-        let mut receive = Receive::new(ring, config, Arc::clone(&board), self.options.vlan_strip);
+        let (manner, mode) = (
+            manner_of(&config),
+            Mode::new(&config, self.options.vlan_strip),
+        );
+        let mut receive = Receive::new(ring, config, manner, mode, Arc::clone(&board));
         self.enable(index, &mut receive.ring, value)?;
         let queue = IgbQueue::new(
             receive,

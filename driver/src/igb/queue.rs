@@ -10,9 +10,9 @@ use devrx_pool::{Pool, Returns};
 
 use super::init::{pause, wait};
 use super::interrupts;
-use super::receive::Receive;
 use super::regs::{RXDCTL_ENABLE, RxQueueRegs};
 use super::shared::{Shared, Vectors, drain, ring};
+use super::write_back::Receive;
 use crate::device::{Device, Registers};
 use crate::{DriverError, QueueCounters, RxQueue, RxSink};
 
@@ -223,13 +223,13 @@ impl<D: Device> RxQueue for IgbQueue<D> {
 
     fn arm(&mut self) -> bool {
         if self.stopped {
-            return self.receive.ring.done().is_none();
+            return !self.receive.arrived();
         }
         drain(self.wait_fd());
         self.armed = true;
         interrupts::listen(&self.shared, self.index);
         // What came before may have raised no interrupt; and a fault that came before the drain would go unseen.
-        self.receive.ring.done().is_none() && self.fault().is_none()
+        !self.receive.arrived() && self.fault().is_none()
     }
 
     fn counters(&self) -> QueueCounters {
@@ -237,21 +237,11 @@ impl<D: Device> RxQueue for IgbQueue<D> {
             self.count_drops();
             self.shared.take_causes();
         }
-        let counts = self.receive.counts();
         let overruns = self.shared.overruns.load(Ordering::Relaxed);
         QueueCounters {
-            received: counts.received,
-            bytes: counts.bytes,
             no_descriptor: self.drops.total.get(),
-            bad_descriptor: counts.bad_descriptor,
-            incomplete: counts.incomplete,
-            unsplit_drops: counts.unsplit_drops,
-            unwanted: counts.unwanted,
-            errors: counts.errors,
-            unsplit: counts.unsplit,
-            refused_chunks: counts.refused_chunks,
             exact: overruns == self.overruns && !self.drops.full.get(),
-            ..QueueCounters::default()
+            ..self.receive.counts().queue_counters()
         }
     }
 

@@ -9,6 +9,7 @@ use crate::flow::{FlowRule, Rules};
 use crate::ice::admin::LONGEST;
 use crate::ice::interrupts;
 use crate::ice::steer::{Flow, Means, Plan};
+use crate::ring::Unseen;
 use crate::{
     DriverError, Flows, Interrupts, Link, LinkState, NO_FLOW, Nic, NicStatistics, Statistics,
 };
@@ -121,7 +122,7 @@ impl<D: Device> Flows for IceNic<D> {
             if let Some(why) = self.shared.fault_of(open.epoch) {
                 return Err(self.flow_error(queue, rule, why));
             }
-            if !open.manner.splits && !open.manner.readable && !rule.is_any() {
+            if !open.manner.splits && open.manner.unseen != Unseen::Chunk && !rule.is_any() {
                 return Err(self.flow_error(
                     queue,
                     rule,

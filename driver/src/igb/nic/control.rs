@@ -6,9 +6,9 @@ use std::sync::atomic::Ordering;
 use super::IgbNic;
 use crate::device::Device;
 use crate::flow::{FlowRule, Rules};
-use crate::igb::counts::Split;
 use crate::igb::regs::EITR_MOST;
 use crate::igb::steer::{self, Flow, Manners, Plan};
+use crate::igb::write_back::Split;
 use crate::igb::{interrupts, link};
 use crate::{
     DriverError, Flows, Interrupts, Link, LinkState, NO_FLOW, Nic, NicStatistics, Statistics,

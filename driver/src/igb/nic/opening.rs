@@ -7,12 +7,12 @@ use devrx_provider::ChunkIndex;
 
 use super::IgbNic;
 use crate::device::Device;
-use crate::igb::counts::Split;
+use crate::igb::descriptor::SIZE;
 use crate::igb::init::{pause, wait};
 use crate::igb::queue::{STOP_PATIENCE, STOP_SETTLE};
 use crate::igb::regs::{RXDCTL_ENABLE, RXDCTL_THRESHOLDS, RxQueueRegs, srrctl};
-use crate::igb::ring::Ring;
 use crate::igb::shared::Shared;
+use crate::igb::write_back::{Ring, Split};
 use crate::{DriverError, Nic, QueueConfig};
 
 /// Descriptors of a ring: RDLEN is a multiple of 128 bytes, and 4096 is what everybody has tried.
@@ -131,7 +131,7 @@ impl<D: Device> IgbNic<D> {
         // 64 bits; RDBAL takes the low half.
         shared.write(regs.rdbal(), ring.iova() as u32);
         shared.write(regs.rdbah(), (ring.iova() >> 32) as u32);
-        shared.write(regs.rdlen(), ring.len());
+        shared.write(regs.rdlen(), ring.entries() * SIZE as u32);
         shared.write(regs.srrctl(), value);
         shared.write(regs.rdh(), 0);
         shared.write(regs.rdt(), 0);

@@ -1,20 +1,17 @@
 //! Nearly every packet: one chunk, header split off, no error; and a rule that takes all, or a header of everyday shape. As many as there are in a row, four at a time where the
 //! processor can.
 
-use std::sync::atomic::Ordering;
-
 use devrx_provider::ChunkIndex;
 
-use super::Receive;
-use crate::chunk::{RxChunk, RxFlags};
-use crate::flow::Classifier;
-use crate::ice::descriptor::{Info, Status};
 #[cfg(target_arch = "x86_64")]
-use crate::ice::quads::Quads;
+use super::quads::{Lanes, Quads};
+use super::{Receive, WriteBack};
+use crate::chunk::RxChunk;
+use crate::flow::Classifier;
 use crate::queue::HeaderSlots;
 use crate::sink::{Row, RxSink};
 
-impl Receive {
+impl<W: WriteBack<WORDS>, const WORDS: usize> Receive<W, WORDS> {
     /// As many as there are, on a queue that splits.
     #[inline(always)]
     pub(super) fn plain(&mut self, takes_all: Option<u16>, now: u64, out: &mut impl RxSink) {
@@ -33,11 +30,12 @@ impl Receive {
     #[inline(always)]
     fn plain_quads(&mut self, flow: u16, now: u64, out: &mut impl RxSink) {
         let Some(avx2) = self.avx2 else { return };
-        let (chunk_size, slot_size) = (self.chunk_size, self.slot_size);
+        let (chunk_size, slot_size, mode) = (self.chunk_size, self.slot_size, self.mode);
         let (ring, room) = (&self.ring, out.room());
         let (packets, (header_bytes, payload_bytes)) = avx2.run(|| {
             let mut row = ring.quads(room);
-            let mut quads = Quads::new(avx2, chunk_size, slot_size, flow, now);
+            let lanes = W::Lanes::new(avx2, chunk_size, slot_size, mode);
+            let mut quads = Quads::new(avx2, lanes, flow, now);
             let packets = out.extend_by_four(|| {
                 let (descriptors, chunks) = row.next()?;
                 Some((*chunks, quads.next(descriptors, chunks)?))
@@ -66,23 +64,18 @@ impl Receive {
         out: &mut impl RxSink,
     ) {
         let (slot_size, chunk_size) = (u32::from(self.slot_size), self.chunk_size);
-        let (classifier, headers) = (&self.classifier, &self.headers);
+        let (classifier, headers, mode) = (&self.classifier, &self.headers, self.mode);
         let row = self.ring.row(out.room());
         let Row {
             packets,
             header_bytes,
             payload_bytes,
-        } = out.extend(row.map_while(|([info, status, ..], &chunk)| {
-            // The status first: it has the done bit, behind which the rest is there.
-            let status = Status(u64::from_le(status.load(Ordering::Acquire)));
-            let info = Info(u64::from_le(info.load(Ordering::Relaxed)));
-            let length = info.length();
-            let header = info.split_length();
+        } = out.extend(row.map_while(|(descriptor, &chunk)| {
+            let packet = W::load(descriptor);
+            let length = packet.length();
+            let header = packet.split_length();
             // A header that was split off is not empty.
-            if status.0 & Status::LOOK != Status::PLAIN
-                || header.wrapping_sub(1) >= slot_size
-                || length > chunk_size
-            {
+            if !packet.is_plain() || header.wrapping_sub(1) >= slot_size || length > chunk_size {
                 return None;
             }
             // Not above the slot's size.
@@ -94,9 +87,9 @@ impl Receive {
                 offset: 0,
                 length,
                 header_length,
-                vlan: status.vlan(),
-                rss_hash: status.hash(),
-                flags: RxFlags::SPLIT | flags(status),
+                vlan: packet.vlan(),
+                rss_hash: packet.hash(),
+                flags: packet.plain_flags(mode),
                 flow,
                 timestamp: now,
             })
@@ -104,24 +97,3 @@ impl Receive {
         self.took(packets, header_bytes + payload_bytes);
     }
 }
-
-/// What a packet's last descriptor says of checksums, tag and hash.
-#[inline(always)]
-pub(super) fn flags(status: Status) -> RxFlags {
-    let mut bits = RxFlags::TIMESTAMP_SW.bits()
-        | (status.0 & Status::HASHED) as u32 >> 6
-        | (status.0 & Status::TAGGED) as u32 >> 8;
-    bits |= if status.has(Status::BAD) {
-        RxFlags::CSUM_BAD.bits()
-    } else {
-        (status.0 & Status::L3L4P) as u32 >> 1
-    };
-    RxFlags::from_bits_retain(bits)
-}
-
-const _: () = assert!(
-    RxFlags::CSUM_GOOD.bits() as u64 == Status::L3L4P >> 1
-        && RxFlags::VLAN.bits() as u64 == Status::TAGGED >> 8
-        && RxFlags::HASH.bits() as u64 == Status::HASHED >> 6,
-    "flags are moved there from the status"
-);

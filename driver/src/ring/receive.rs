@@ -1,20 +1,10 @@
 //! The receive path of a queue: from write-backs to batches.
 //!
-//! What the device says of a packet is believed as far as it can be true: lengths within the buffers, an end within [`MAX_PARTS`] chunks. Anything
-//! else costs the packet, which is counted, and never a chunk. Which rule takes a packet is read from its header slot; from the payload only where it was not
-//! split, and only in memory that is the CPU's to read.
+//! What the device says of a packet is believed as far as it can be true: lengths within the buffers, an end within as many chunks as the device's packets have. Anything
+//! else costs the packet, which is counted, and never a chunk. Which rule takes a packet is read from its header slot; from its chunk only where it was not split, and only
+//! in memory that is the CPU's to read ([`Unseen::Chunk`]).
 //!
-//! Where the header went (both drivers agree on the first and the last row; the others no driver uses, and nobody here has seen silicon do them):
-//!
-//! | queue | SPH, HBO | header slot | chunk | what is done |
-//! |---|---|---|---|---|
-//! | splits | 1, 0 | the header's length, in the first descriptor of the packet alone | the rest | delivered |
-//! | splits | any, 1 | unknown | unknown | dropped, counted as unsplit |
-//! | splits | 0, 0 | nothing | everything | the attachment's choice; dropped where the CPU does not read the chunk |
-//! | does not split | any | nothing | everything | delivered |
-
-mod manner;
-mod plain;
+//! In the packet of several descriptors the first has the header, and the last one's status counts; see [`WriteBack`] for what a NIC makes of that.
 
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -23,24 +13,15 @@ use arrayvec::ArrayVec;
 use devrx_pool::{Pool, Returns};
 use devrx_provider::{ChunkIndex, MemoryProvider, Region};
 
-use super::context::MOST_BUFFERS;
-use super::counts::Counts;
-use super::descriptor::{Info, Status};
-use super::ring::Ring;
+use super::{Counts, Header, Manner, Ring, Unseen, WriteBack};
 use crate::chunk::{NO_FLOW, RxChunk, RxFlags};
 use crate::flow::{Classifier, RuleBoard};
 #[cfg(target_arch = "x86_64")]
 use crate::lanes::Avx2;
 use crate::packet::{MAX_HEADERS, parse};
-use crate::queue::{HeaderSlots, QueueConfig};
+use crate::queue::{HeaderSlots, MAX_CHUNKS, QueueConfig};
 use crate::sink::RxSink;
 
-pub(super) use manner::Manner;
-use plain::flags;
-
-/// The chunks of one packet at most: what the device puts it into.
-pub(super) const MAX_PARTS: usize = MOST_BUFFERS as usize;
-const _: () = assert!(MAX_PARTS <= crate::MAX_CHUNKS);
 /// How many chunks are taken from the pool at a time.
 const REFILL: usize = 64;
 
@@ -53,53 +34,56 @@ struct Part {
 
 /// The receive path.
 #[derive(Debug)]
-pub(super) struct Receive {
-    pub(super) ring: Ring,
+pub(crate) struct Receive<W: WriteBack<WORDS>, const WORDS: usize> {
+    pub(crate) ring: Ring<WORDS>,
     /// The chunks of a packet whose end has not arrived, or for which the batch had no room.
-    partial: ArrayVec<Part, MAX_PARTS>,
-    /// The first word of the packet's first descriptor.
-    partial_info: u64,
+    partial: ArrayVec<Part, MAX_CHUNKS>,
+    /// What the packet's first descriptor said.
+    partial_first: W,
     /// Any descriptor of the packet said that its header overflowed.
     partial_overflow: bool,
     /// The rest of a packet is thrown away.
     discard: bool,
     /// Chunks of dropped packets, to be posted again. Never longer than the ring.
     returned: Vec<u32>,
-    classifier: Classifier,
-    headers: HeaderSlots,
+    pub(super) classifier: Classifier,
+    pub(super) headers: HeaderSlots,
     region: Arc<Region>,
     manner: Manner,
-    chunk_size: u16,
-    slot_size: u16,
+    pub(super) mode: W::Mode,
+    pub(super) chunk_size: u16,
+    pub(super) slot_size: u16,
     stopped: bool,
     /// The header in hand, ours alone.
     look: Box<[u8; MAX_HEADERS]>,
-    counts: Counts,
+    pub(super) counts: Counts,
     #[cfg(target_arch = "x86_64")]
-    pub(super) avx2: Option<Avx2>,
+    pub(crate) avx2: Option<Avx2>,
     /// Whose chunks they are. Keeps the share.
     provider: Arc<dyn MemoryProvider>,
 }
 
-impl Receive {
+impl<W: WriteBack<WORDS>, const WORDS: usize> Receive<W, WORDS> {
     /// `config` has been checked, and `ring` made by it.
-    pub(super) fn new(
-        ring: Ring,
+    pub(crate) fn new(
+        ring: Ring<WORDS>,
         config: QueueConfig,
         manner: Manner,
+        mode: W::Mode,
         board: Arc<RuleBoard>,
     ) -> Self {
         let region = Arc::clone(config.provider.region());
         Self {
-            returned: Vec::with_capacity(ring.capacity() as usize + MAX_PARTS),
+            returned: Vec::with_capacity(ring.capacity() as usize + W::MOST_PARTS),
             ring,
             partial: ArrayVec::new(),
-            partial_info: 0,
+            partial_first: W::new(0, 0),
             partial_overflow: false,
             discard: false,
             classifier: Classifier::new(board),
             manner,
-            // Both checked with the configuration: below 16 KiB and 2 KiB.
+            mode,
+            // Both checked with the configuration: below 64 KiB.
             chunk_size: region.chunk_size() as u16,
             slot_size: config.headers.slot_size as u16,
             region,
@@ -113,26 +97,33 @@ impl Receive {
         }
     }
 
-    pub(super) const fn counts(&self) -> &Counts {
+    pub(crate) const fn counts(&self) -> &Counts {
         &self.counts
     }
 
     /// Chunks posted, or with a packet that is not delivered yet. Those to be posted again are missing until they are: whoever tops the ring up
     /// goes by this.
-    pub(super) fn posted(&self) -> u32 {
+    pub(crate) fn posted(&self) -> u32 {
         self.ring.posted() + self.partial.len() as u32
     }
 
     /// The same with those to be posted again.
-    pub(super) fn held(&self) -> u32 {
+    pub(crate) fn held(&self) -> u32 {
         self.posted() + self.returned.len() as u32
+    }
+
+    /// Whether the oldest descriptor has been written back.
+    #[inline(always)]
+    pub(crate) fn arrived(&self) -> bool {
+        let oldest = self.ring.oldest();
+        oldest.is_some_and(W::is_done)
     }
 
     /// See [`RxQueue::poll`](crate::RxQueue::poll).
     #[inline]
-    pub(super) fn poll<S: RxSink>(&mut self, out: &mut S) -> usize {
+    pub(crate) fn poll<S: RxSink>(&mut self, out: &mut S) -> usize {
         self.classifier.look();
-        if self.ring.done().is_none() {
+        if !self.arrived() {
             self.end_partial();
             return 0;
         }
@@ -146,11 +137,11 @@ impl Receive {
             if self.manner.splits && self.partial.is_empty() && !self.discard {
                 self.plain(takes_all, now, out);
             }
-            let Some(status) = self.ring.done() else {
+            let Some(written) = self.ring.oldest().filter(|oldest| W::is_done(oldest)) else {
                 break;
             };
-            let (info, chunk) = self.ring.info();
-            if !self.other(status, Info(info), chunk, takes_all, now, out) {
+            let (written, chunk) = (W::load(written), self.ring.oldest_chunk());
+            if !self.other(written, chunk, takes_all, now, out) {
                 break;
             }
             self.ring.advance(1);
@@ -162,14 +153,13 @@ impl Receive {
     #[inline(never)]
     fn other(
         &mut self,
-        status: Status,
-        info: Info,
+        written: W,
         chunk: u32,
         takes_all: Option<u16>,
         now: u64,
         out: &mut impl RxSink,
     ) -> bool {
-        let last = status.has(Status::EOF);
+        let last = written.is_last();
         let room = out.room();
         if last && !self.discard && self.partial.len() + 1 > room || room == 0 {
             return false;
@@ -178,18 +168,16 @@ impl Receive {
             self.returned.push(chunk);
         } else {
             if self.partial.is_empty() {
-                self.partial_info = info.0;
+                self.partial_first = written;
                 self.partial_overflow = false;
             }
-            self.partial_overflow |= status.has(Status::HBO);
-            let part = Part {
-                chunk,
-                length: info.length(),
-            };
+            self.partial_overflow |= written.overflows();
+            let length = written.length();
             // In the middle of a packet every chunk is full, at its end it may be empty only behind a header.
-            let credible =
-                info.length() <= self.chunk_size && (last || info.length() == self.chunk_size);
-            if !credible || self.partial.try_push(part).is_err() {
+            let credible = length <= self.chunk_size
+                && (last || length == self.chunk_size)
+                && self.partial.len() < W::MOST_PARTS;
+            if !credible || self.partial.try_push(Part { chunk, length }).is_err() {
                 self.discard = true;
                 self.returned.push(chunk);
                 self.give_back();
@@ -198,7 +186,7 @@ impl Receive {
         if last {
             if std::mem::take(&mut self.discard) {
                 self.counts.bad_descriptor += 1;
-            } else if let Err(count) = self.packet(status, takes_all, now, out) {
+            } else if let Err(count) = self.packet(written, takes_all, now, out) {
                 *count(&mut self.counts) += 1;
                 self.give_back();
             }
@@ -210,20 +198,27 @@ impl Receive {
     /// The packet in `partial` is whole. `Err` with the counter if it is to be dropped.
     fn packet(
         &mut self,
-        status: Status,
+        last: W,
         takes_all: Option<u16>,
         now: u64,
         out: &mut impl RxSink,
     ) -> Result<(), fn(&mut Counts) -> &mut u64> {
-        let info = Info(self.partial_info);
-        if status.has(Status::RXE) {
+        let whole = self.partial_first.ended_by(last);
+        if whole.is_bad() {
             return Err(|counts| &mut counts.errors);
         }
-        if self.manner.splits && self.partial_overflow {
+        let header = if self.manner.splits {
+            whole.header(self.partial_overflow, self.slot_size, self.mode)
+        } else {
+            Some(Header::NONE)
+        };
+        let Some(Header {
+            length: header,
+            split,
+        }) = header
+        else {
             return Err(|counts| &mut counts.unsplit_drops);
-        }
-        let split = self.manner.splits && info.split();
-        let header = if split { info.header_length() } else { 0 };
+        };
         let payload: usize = self
             .partial
             .iter()
@@ -241,6 +236,13 @@ impl Receive {
         }
         let flow = match takes_all {
             Some(flow) => flow,
+            None if header == 0 && self.manner.unseen == Unseen::Any => {
+                match self.classifier.any() {
+                    NO_FLOW if self.manner.asked => return Err(|counts| &mut counts.unsplit_drops),
+                    NO_FLOW => return Err(|counts| &mut counts.unwanted),
+                    flow => flow,
+                }
+            }
             None => match self.flow_of(first, usize::from(header), frame) {
                 NO_FLOW => return Err(|counts| &mut counts.unwanted),
                 flow => flow,
@@ -250,16 +252,16 @@ impl Receive {
         self.counts.bytes += frame as u64;
         self.counts.unsplit += u64::from(!split && self.manner.asked);
         let parts = self.partial.len();
-        let mut flags = flags(status);
-        flags.set(RxFlags::SPLIT, split);
+        let mut flags = whole.flags(self.mode);
+        flags.set(RxFlags::SPLIT, header > 0);
         flags.set(RxFlags::MORE, parts > 1);
         let head = RxChunk {
             chunk: ChunkIndex(first.chunk),
             offset: 0,
             length: first.length,
             header_length: header,
-            vlan: status.vlan(),
-            rss_hash: status.hash(),
+            vlan: whole.vlan(),
+            rss_hash: whole.hash(),
             flags,
             flow,
             timestamp: now,
@@ -299,7 +301,7 @@ impl Receive {
             let at = self
                 .region
                 .offset_of(chunk)
-                .filter(|_| self.manner.readable);
+                .filter(|_| self.manner.unseen == Unseen::Chunk);
             let mapping = self.region.mapping();
             // An offset of this process's memory fits.
             at.zip(mapping)
@@ -342,7 +344,7 @@ impl Receive {
 
     /// See [`RxQueue::room`](crate::RxQueue::room). The chunks of dropped packets keep theirs.
     #[inline]
-    pub(super) fn room(&self) -> u32 {
+    pub(crate) fn room(&self) -> u32 {
         if self.stopped {
             return 0;
         }
@@ -351,7 +353,7 @@ impl Receive {
 
     /// See [`RxQueue::post`](crate::RxQueue::post).
     #[inline]
-    pub(super) fn post<I>(&mut self, returns: Returns<'_, I>) -> bool
+    pub(crate) fn post<I>(&mut self, returns: Returns<'_, I>) -> bool
     where
         I: ExactSizeIterator<Item = (u32, u16)>,
     {
@@ -367,7 +369,7 @@ impl Receive {
 
     /// Posts as many chunks as fit; the caller tells the device, if it were any.
     #[inline]
-    pub(super) fn refill(&mut self, pool: &mut Pool) -> u32 {
+    pub(crate) fn refill(&mut self, pool: &mut Pool) -> u32 {
         if self.stopped || !self.is_own(pool.provider()) {
             return 0;
         }
@@ -393,12 +395,12 @@ impl Receive {
     }
 
     /// Reception has ended, the device writes no more.
-    pub(super) const fn end(&mut self) {
+    pub(crate) const fn end(&mut self) {
         self.stopped = true;
     }
 
     /// Gives every chunk to the pool. Only after [`end`](Self::end).
-    pub(super) fn reclaim(&mut self, pool: &mut Pool) {
+    pub(crate) fn reclaim(&mut self, pool: &mut Pool) {
         if !self.stopped {
             return;
         }
