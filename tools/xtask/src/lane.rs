@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::Result;
 use clap::ValueEnum;
 
-use crate::{guest, model, netns, unit};
+use crate::{card, guest, model, netns, unit};
 
 /// A lane of tests.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
@@ -107,12 +107,7 @@ impl Lane {
             Self::Gpu => Ok(Tally::skip_lane(
                 "no NVIDIA GPU (no /proc/driver/nvidia), and the cuda provider is not built yet",
             )),
-            Self::Card => Ok(Tally::skip_lane(match std::env::var("DEVRX_TEST_PCI") {
-                Ok(pci) => format!(
-                    "not built yet as a lane: run `devrx selftest {pci}`, which checks every byte in loopback"
-                ),
-                Err(_) => "no card named in DEVRX_TEST_PCI".into(),
-            })),
+            Self::Card => card::run(),
         }
     }
 }

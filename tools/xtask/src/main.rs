@@ -3,6 +3,7 @@
 mod bench;
 mod book;
 mod build;
+mod card;
 mod demo;
 mod guest;
 mod lane;
