@@ -1,6 +1,6 @@
 //! Reset and initialization, in the order of DPDK's `ice_init_hw` (`drivers/net/intel/ice/base/ice_common.c`), without what only transmission needs.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::admin::{AdminError, Capabilities, LinkInfo, Port};
 use super::options::IceOptions;
@@ -13,37 +13,12 @@ use super::regs::{
 use super::shared::{Control, Shared};
 use crate::DriverError;
 use crate::device::{Device, Registers};
+use crate::ring::wait;
 
 /// How long a reset of the function may take: half a second, and three for a package that another function is just loading.
 pub(super) const FUNCTION_PATIENCE: Duration = Duration::from_millis(3500);
 /// How long the units may take to be loaded, once the device is active.
 const LOAD_PATIENCE: Duration = Duration::from_secs(2);
-
-/// Waits, but not where fuzzing would only be slower for it.
-pub(super) fn pause(time: Duration) {
-    if !cfg!(fuzzing) {
-        std::thread::sleep(time);
-    }
-}
-
-/// Waits until `done` or `patience` is over; whether it is done.
-pub(super) fn wait(patience: Duration, mut done: impl FnMut() -> bool) -> bool {
-    let patience = if cfg!(fuzzing) {
-        Duration::ZERO
-    } else {
-        patience
-    };
-    let deadline = Instant::now() + patience;
-    loop {
-        if done() {
-            return true;
-        }
-        if Instant::now() >= deadline {
-            return false;
-        }
-        std::thread::sleep(Duration::from_micros(50));
-    }
-}
 
 /// What is known of the NIC once it is initialized.
 #[derive(Clone, Debug)]

@@ -18,9 +18,10 @@ use super::regs::{
     CAUSE_ENABLE, GL_MDET_RX, GL_MDET_TX_PQM, GL_MDET_TX_TCLAN, GLGEN_RSTAT, GLGEN_RSTAT_STATE,
     PF_MDET_RX, PF_MDET_TX_PQM, PF_MDET_TX_TCLAN, PFINT_FW_CTL, PFINT_OICR, cause, malicious,
 };
-use super::shared::{Shared, Vectors, drain, ring};
+use super::shared::Shared;
 use crate::DriverError;
 use crate::device::Device;
+use crate::ring::{Vectors, drain, ring};
 
 /// How often counters are read, milliseconds.
 const TICK: u16 = 1000;

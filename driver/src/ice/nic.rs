@@ -19,13 +19,13 @@ use super::options::IceOptions;
 use super::package::Parser;
 use super::parts::supports;
 use super::queue::IceQueue;
-use super::shared::{Control, Shared, Vectors};
+use super::shared::{Control, Shared};
 use super::steer::Flow;
 use super::switch::Switch;
 use super::write_back::{Receive, Ring, manner_of};
 use crate::device::Device;
 use crate::flow::RuleBoard;
-use crate::ring::{Buffers, Manner};
+use crate::ring::{Buffers, Manner, Vectors, pause};
 use crate::{DriverError, Nic, PortLosses, QueueConfig};
 
 /// Queues that are used at most: each takes an interrupt and an eventfd.
@@ -339,7 +339,7 @@ impl<D: Device> Nic for IceNic<D> {
         // A range loses all of its queues together: with one gone the hash would still name it.
         self.flows.retain(|flow| !flow.queues.contains(&queue));
         let steered = self.steer_again(queue..=queue);
-        init::pause(FIFO_DRAIN);
+        pause(FIFO_DRAIN);
         steered
     }
 

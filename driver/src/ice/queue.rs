@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use devrx_pool::{Pool, Returns};
 
-use super::init::{self, wait};
+use super::init;
 use super::interrupts;
 use super::regs::{QRX_CTRL, QRX_TAIL, enable};
-use super::shared::{Control, Shared, Vectors, drain, ring};
+use super::shared::{Control, Shared};
 use super::statistics::Discarded;
 use super::write_back::Receive;
 use crate::device::{Device, Registers};
+use crate::ring::{Vectors, drain, ring, wait};
 use crate::{DriverError, QueueCounters, RxQueue, RxSink};
 
 /// How long a queue may take to stop. Both drivers give it one to ten milliseconds; a reset costs more than waiting.

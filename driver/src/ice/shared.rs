@@ -1,7 +1,7 @@
 //! What the NIC, its queues and its monitor share.
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -13,6 +13,7 @@ use super::regs::{PFGEN_CTRL, PFGEN_CTRL_RESET};
 use super::statistics::{Discarded, Discards, Totals};
 use crate::DriverError;
 use crate::device::{Device, Registers};
+use crate::ring::{ring, wait};
 
 /// What the control lock guards besides registers.
 #[derive(Debug)]
@@ -310,7 +311,7 @@ impl<D: Device> Drop for Shared<D> {
         registers.write32(PFGEN_CTRL, PFGEN_CTRL_RESET);
         let mut value = 0;
         // A card that is gone is not waited for.
-        let reset = init::wait(init::FUNCTION_PATIENCE, || {
+        let reset = wait(init::FUNCTION_PATIENCE, || {
             value = registers.read32(PFGEN_CTRL);
             value == u32::MAX || value & PFGEN_CTRL_RESET == 0
         }) && value != u32::MAX;
@@ -334,44 +335,4 @@ impl<D: Device> std::fmt::Debug for Shared<D> {
             .field("fault", &self.fault)
             .finish_non_exhaustive()
     }
-}
-
-/// The eventfds of the device's vectors: one for each queue, the last for everything else.
-#[derive(Debug)]
-pub(super) struct Vectors(Vec<OwnedFd>);
-
-impl Vectors {
-    /// `fds`: at least two.
-    pub(super) const fn new(fds: Vec<OwnedFd>) -> Self {
-        Self(fds)
-    }
-
-    /// Queue `index`'s.
-    pub(super) fn queue(&self, index: u32) -> BorrowedFd<'_> {
-        self.0[index as usize].as_fd()
-    }
-
-    /// That of everything else.
-    pub(super) fn other(&self) -> BorrowedFd<'_> {
-        self.0[self.0.len() - 1].as_fd()
-    }
-
-    /// Makes every queue's readable, so that whoever sleeps looks at [`RxQueue::fault`](crate::RxQueue::fault).
-    pub(super) fn wake_all(&self) {
-        for fd in &self.0[..self.0.len() - 1] {
-            ring(fd.as_fd());
-        }
-    }
-}
-
-/// Makes an eventfd readable.
-pub(super) fn ring(fd: BorrowedFd<'_>) {
-    // Full is readable too.
-    let _ = nix::unistd::write(fd, &1_u64.to_ne_bytes());
-}
-
-/// Makes an eventfd unreadable.
-pub(super) fn drain(fd: BorrowedFd<'_>) {
-    let mut count = [0; 8];
-    let _ = nix::unistd::read(fd, &mut count);
 }

@@ -1,6 +1,6 @@
 //! Reset and initialization, in the order of the 82576 datasheet, chapter 4.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::interrupts;
 use super::link;
@@ -12,6 +12,7 @@ use super::regs::{
 use super::shared::Shared;
 use crate::DriverError;
 use crate::device::{Device, Registers};
+use crate::ring::{pause, wait};
 
 /// The longest frame taken, bytes with FCS: the device's limit (82576 datasheet 8.10.16).
 pub(super) const LONGEST: u32 = 9728;
@@ -20,32 +21,6 @@ pub(super) const LONGEST: u32 = 9728;
 const RESET_PATIENCE: Duration = Duration::from_millis(50);
 /// How long bus transactions may be under way (5.2.3.3.1; the largest completion timeout in use).
 const MASTER_PATIENCE: Duration = Duration::from_millis(80);
-
-/// Waits, but not where fuzzing would only be slower for it.
-pub(super) fn pause(time: Duration) {
-    if !cfg!(fuzzing) {
-        std::thread::sleep(time);
-    }
-}
-
-/// Waits until `done` or `patience` is over; whether it is done.
-pub(super) fn wait(patience: Duration, mut done: impl FnMut() -> bool) -> bool {
-    let patience = if cfg!(fuzzing) {
-        Duration::ZERO
-    } else {
-        patience
-    };
-    let deadline = Instant::now() + patience;
-    loop {
-        if done() {
-            return true;
-        }
-        if Instant::now() >= deadline {
-            return false;
-        }
-        std::thread::sleep(Duration::from_micros(50));
-    }
-}
 
 /// Resets the port and brings it to where rings can be set up. Reception stays off, and nothing is steered.
 pub(super) fn init<D: Device>(shared: &Shared<D>, strip_vlan: bool) -> Result<(), DriverError> {

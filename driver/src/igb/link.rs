@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use super::init::{LONGEST, wait};
+use super::init::LONGEST;
 use super::regs::{MDIC, STATUS, mdic, status};
 use super::shared::Shared;
 use crate::device::Device;
+use crate::ring::wait;
 use crate::{DriverError, LinkState};
 
 /// The PHY's control register (IEEE 802.3, 22.2.4.1).

@@ -12,9 +12,10 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::regs::{STATUS, icr, status};
-use super::shared::{Fault, Shared, Vectors, drain, ring};
+use super::shared::{Fault, Shared};
 use crate::DriverError;
 use crate::device::Device;
+use crate::ring::{Vectors, drain, ring};
 
 /// How often counters are read, milliseconds.
 const TICK: u16 = 1000;

@@ -15,14 +15,14 @@ use super::init;
 use super::monitor::Monitor;
 use super::parts::supports;
 use super::queue::IgbQueue;
-use super::shared::{Shared, Vectors};
+use super::shared::Shared;
 use super::steer::Flow;
 use super::transmit::Transmitter;
 use super::write_back::{Mode, Receive, Ring, Split, manner_of};
 use super::{interrupts, loopback};
 use crate::device::Device;
 use crate::flow::RuleBoard;
-use crate::ring::Buffers;
+use crate::ring::{Buffers, Vectors, pause};
 use crate::{DriverError, Nic, PortLosses, QueueConfig};
 
 /// How long a packet whose queue has been chosen may be in the NIC: its FIFO holds 64 KiB, half a millisecond of a gigabit.
@@ -318,7 +318,7 @@ impl<D: Device> Nic for IgbNic<D> {
             let _control = self.shared.control();
             self.set_drop_enable();
         }
-        init::pause(FIFO_DRAIN);
+        pause(FIFO_DRAIN);
         Ok(())
     }
 

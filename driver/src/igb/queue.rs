@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use devrx_pool::{Pool, Returns};
 
-use super::init::{pause, wait};
 use super::interrupts;
 use super::regs::{RXDCTL_ENABLE, RxQueueRegs};
-use super::shared::{Shared, Vectors, drain, ring};
+use super::shared::Shared;
 use super::write_back::Receive;
 use crate::device::{Device, Registers};
+use crate::ring::{Vectors, drain, pause, ring, wait};
 use crate::{DriverError, QueueCounters, RxQueue, RxSink};
 
 /// How long a queue may take to stop: what is under way to memory then is written (82576 datasheet 4.6.9.1; the time is Linux's).

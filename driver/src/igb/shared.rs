@@ -1,6 +1,6 @@
 //! What the NIC, its queues and its monitor share.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -9,6 +9,7 @@ use super::regs::{ICR, icr};
 use super::statistics::Totals;
 use crate::DriverError;
 use crate::device::{Device, Registers};
+use crate::ring::ring;
 
 /// Why a NIC can receive no more, the graver the greater: the gravest is what is reported.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -189,44 +190,4 @@ impl<D: Device> std::fmt::Debug for Shared<D> {
             .field("fault", &self.fault)
             .finish_non_exhaustive()
     }
-}
-
-/// The eventfds of the device's vectors: one for each queue, the last for everything else.
-#[derive(Debug)]
-pub(super) struct Vectors(Vec<OwnedFd>);
-
-impl Vectors {
-    /// `fds`: at least two.
-    pub(super) const fn new(fds: Vec<OwnedFd>) -> Self {
-        Self(fds)
-    }
-
-    /// Queue `index`'s.
-    pub(super) fn queue(&self, index: u32) -> BorrowedFd<'_> {
-        self.0[index as usize].as_fd()
-    }
-
-    /// That of everything else.
-    pub(super) fn other(&self) -> BorrowedFd<'_> {
-        self.0[self.0.len() - 1].as_fd()
-    }
-
-    /// Makes every queue's readable, so that whoever sleeps looks at [`RxQueue::fault`](crate::RxQueue::fault).
-    pub(super) fn wake_all(&self) {
-        for fd in &self.0[..self.0.len() - 1] {
-            ring(fd.as_fd());
-        }
-    }
-}
-
-/// Makes an eventfd readable.
-pub(super) fn ring(fd: BorrowedFd<'_>) {
-    // Full is readable too.
-    let _ = nix::unistd::write(fd, &1_u64.to_ne_bytes());
-}
-
-/// Makes an eventfd unreadable.
-pub(super) fn drain(fd: BorrowedFd<'_>) {
-    let mut count = [0; 8];
-    let _ = nix::unistd::read(fd, &mut count);
 }

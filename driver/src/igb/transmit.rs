@@ -9,12 +9,13 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::descriptor::{SIZE, TRANSMITTED, transmit_command};
-use super::init::{LONGEST, pause, wait};
+use super::init::LONGEST;
 use super::queue::STOP_SETTLE;
 use super::regs::{TCTL, TXDCTL_ENABLE, TxQueueRegs, tctl};
 use super::shared::{RESET, Shared};
 use crate::DriverError;
 use crate::device::{Device, DmaBuffer};
+use crate::ring::{pause, wait};
 
 /// Descriptors.
 const RING: u32 = 64;

@@ -7,8 +7,8 @@ use super::command::{AdminError, Answer, Command, Why, code};
 use super::{BUFFER, Descriptor, SIZE, address, flag};
 use crate::DriverError;
 use crate::device::{DmaBuffer, Mapper, Registers};
-use crate::ice::init::{pause, wait};
 use crate::ice::regs::{ADMIN_SEND, control};
+use crate::ring::{pause, wait};
 
 /// Descriptors. One is in use at a time.
 const ENTRIES: u32 = 32;

@@ -14,10 +14,9 @@ pub use devrx_e810_model::{E810, Fault, Personality};
 use devrx_provider::MapWay;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use self::memory::{Iommu, WAYS};
-use super::shared::ring;
 use crate::DriverError;
 use crate::device::{Device, Mapper, PciId, Registers};
+use crate::ring::{Iommu, WAYS, ring};
 
 /// Where the PCI command register is, and its bus master bit.
 const COMMAND: usize = 4;
@@ -175,12 +174,12 @@ impl IceModel {
         let word = |at: u32| u64::from(self.card().read32(0x28_0000 + at * 0x2000 + queue * 4));
         let ring = (word(1) | (word(2) & 0x1ff_ffff) << 32) << 7;
         let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-        let _ = devrx_e810_model::Dma::write(&*self.iommu, ring + u64::from(index) * 32, &bytes);
+        let _ = self.iommu.write(ring + u64::from(index) * 32, &bytes);
     }
 
     /// Writes memory that the card can reach, as if it had.
     pub fn corrupt(&self, iova: u64, bytes: &[u8]) {
-        let _ = devrx_e810_model::Dma::write(&*self.iommu, iova, bytes);
+        let _ = self.iommu.write(iova, bytes);
     }
 
     /// The system reports an error of the NIC.

@@ -10,12 +10,11 @@ use crate::device::Device;
 use crate::ice::admin::LONGEST;
 use crate::ice::context::{MOST_BUFFERS, RxContext};
 use crate::ice::descriptor::PROFILE;
-use crate::ice::init::wait;
 use crate::ice::queue::{TAIL_STEP, off};
 use crate::ice::regs::{QRX_CTRL, QRX_TAIL, QRXFLXP_CNTXT, QRXFLXP_PRIORITY, enable, rx_context};
 use crate::ice::write_back::Ring;
 use crate::queue::Unsplit;
-use crate::ring::Manner;
+use crate::ring::{Manner, wait};
 use crate::{DriverError, Nic, QueueConfig};
 
 /// Descriptors of a ring: both drivers say at least 64, in multiples of 32; 4096 is what everybody has tried.

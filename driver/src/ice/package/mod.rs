@@ -10,9 +10,9 @@ mod unpack;
 use std::sync::Arc;
 
 use super::admin::{Admin, AdminError, BUFFER, Command, Why, code, full, half, opcode};
-use super::init::pause;
 use super::options::{IceOptions, PackageSource};
 use crate::device::Registers;
+use crate::ring::pause;
 #[cfg(test)]
 pub(super) use file::tests;
 pub(super) use file::{Package, Version};

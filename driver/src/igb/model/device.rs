@@ -7,10 +7,10 @@ use std::sync::Arc;
 use devrx_provider::MapWay;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use super::memory::WAYS;
 use super::{Chip, IgbModel};
 use crate::DriverError;
 use crate::device::{Device, Mapper, PciId};
+use crate::ring::WAYS;
 
 /// MSI-X vectors, as QEMU's 82576 has them.
 const VECTORS: u32 = 10;

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use super::State;
 use crate::igb::parts::IvarLayout;
 use crate::igb::regs::{EIAC, EIMS, ICR, IMS, IVAR, IVAR_MISC, IVAR_VALID};
-use crate::igb::shared::ring;
+use crate::ring::ring;
 
 impl State {
     /// A vector's cause occurs.

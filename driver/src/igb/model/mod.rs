@@ -11,7 +11,6 @@ mod device;
 mod frame;
 pub mod hostile;
 mod interrupts;
-mod memory;
 mod place;
 mod registers;
 mod steer;
@@ -21,11 +20,10 @@ use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use memory::Iommu;
-
 use super::parts::{Part, supports};
 use super::regs;
 use crate::device::PciId;
+use crate::ring::{Iommu, ring};
 
 /// Bytes of the receive FIFO.
 const FIFO: usize = 64 * 1024;
@@ -154,7 +152,7 @@ impl IgbModel {
     /// The system reports an error of the device.
     pub fn make_trouble(&self) {
         use std::os::fd::AsFd;
-        super::shared::ring(self.trouble.as_fd());
+        ring(self.trouble.as_fd());
     }
 
     /// Function resets so far.

@@ -8,11 +8,11 @@ use devrx_provider::ChunkIndex;
 use super::IgbNic;
 use crate::device::Device;
 use crate::igb::descriptor::SIZE;
-use crate::igb::init::{pause, wait};
 use crate::igb::queue::{STOP_PATIENCE, STOP_SETTLE};
 use crate::igb::regs::{RXDCTL_ENABLE, RXDCTL_THRESHOLDS, RxQueueRegs, srrctl};
 use crate::igb::shared::Shared;
 use crate::igb::write_back::{Ring, Split};
+use crate::ring::{pause, wait};
 use crate::{DriverError, Nic, QueueConfig};
 
 /// Descriptors of a ring: RDLEN is a multiple of 128 bytes, and 4096 is what everybody has tried.

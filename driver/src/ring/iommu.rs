@@ -1,4 +1,4 @@
-//! Memory as the model reaches it: an IOMMU.
+//! Memory as a model of a NIC reaches it: an IOMMU.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -10,7 +10,7 @@ use devrx_provider::MapWay;
 use crate::DriverError;
 use crate::device::{Mapper, Memory};
 
-pub(super) const WAYS: &[MapWay] = &[MapWay::HostAddress, MapWay::PfnAddress];
+pub(crate) const WAYS: &[MapWay] = &[MapWay::HostAddress, MapWay::PfnAddress];
 
 /// One mapping: where it begins in the memory, and how long it is.
 #[derive(Debug)]
@@ -26,9 +26,9 @@ struct Table {
     next: u64,
 }
 
-/// Translates the model's addresses and refuses those that are not mapped.
+/// Translates a model's addresses and refuses those that are not mapped.
 #[derive(Debug, Default)]
-pub(super) struct Iommu {
+pub(crate) struct Iommu {
     table: Mutex<Table>,
     faults: AtomicU64,
 }
@@ -38,11 +38,11 @@ impl Iommu {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn faults(&self) -> u64 {
+    pub(crate) fn faults(&self) -> u64 {
         self.faults.load(Ordering::Relaxed)
     }
 
-    pub(super) fn mapped(&self) -> usize {
+    pub(crate) fn mapped(&self) -> usize {
         self.table().entries.values().map(|entry| entry.len).sum()
     }
 
@@ -64,7 +64,8 @@ impl Iommu {
     }
 
     /// Whether the device reaches the range.
-    pub(super) fn covers(&self, iova: u64, len: usize) -> bool {
+    #[cfg(any(test, feature = "igb-model"))]
+    pub(crate) fn covers(&self, iova: u64, len: usize) -> bool {
         let table = self.table();
         table
             .entries
@@ -74,7 +75,7 @@ impl Iommu {
     }
 
     /// The device writes. False if it is not let.
-    pub(super) fn write(&self, iova: u64, bytes: &[u8]) -> bool {
+    pub(crate) fn write(&self, iova: u64, bytes: &[u8]) -> bool {
         self.reach(iova, bytes.len(), |memory, at| {
             memory
                 .mapping()
@@ -83,7 +84,7 @@ impl Iommu {
     }
 
     /// The device reads. False, and zeros, if it is not let.
-    pub(super) fn read(&self, iova: u64, bytes: &mut [u8]) -> bool {
+    pub(crate) fn read(&self, iova: u64, bytes: &mut [u8]) -> bool {
         self.reach(iova, bytes.len(), |memory, at| {
             memory
                 .mapping()
@@ -92,7 +93,8 @@ impl Iommu {
     }
 
     /// Reads a word.
-    pub(super) fn word(&self, iova: u64) -> u64 {
+    #[cfg(any(test, feature = "igb-model"))]
+    pub(crate) fn word(&self, iova: u64) -> u64 {
         let mut bytes = [0; 8];
         self.read(iova, &mut bytes);
         u64::from_le_bytes(bytes)
@@ -102,8 +104,8 @@ impl Iommu {
 impl Mapper for Iommu {
     fn map(&self, memory: &Memory, range: Range<usize>) -> Result<u64, DriverError> {
         let mut table = self.table();
-        // Not at 0, and a hole behind every mapping.
-        let iova = table.next.max(0x10_0000);
+        // Above 4 GiB, so that high halves of addresses count, and a hole behind every mapping.
+        let iova = table.next.max(0x1_0010_0000);
         let len = range.end - range.start;
         table.next = iova + (len as u64).next_multiple_of(0x1000) + 0x1000;
         let entry = Entry {
