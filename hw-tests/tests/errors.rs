@@ -17,7 +17,7 @@ fn every_refusal_names_what_was_wrong() {
         let attach = |rest: &str| format!("attach --name x {rest}");
         let good = "--nic dx0 --queue 0 --memory memfd --size 1M";
         // (command line, words the error must hold, one of each group separated by `|`)
-        let lines: [(String, &[&str]); 25] = [
+        let lines: [(String, &[&str]); 28] = [
             (
                 attach(&format!("{good} --flow any --chunk 1024")),
                 &["1024"],
@@ -66,6 +66,23 @@ fn every_refusal_names_what_was_wrong() {
             (
                 attach("--nic dx0 --queue 0 --memory marble --size 1M --flow any"),
                 &["marble"],
+            ),
+            (
+                attach("--nic dx0 --queue 0 --memory cuda:0 --size 1M --flow any"),
+                &[
+                    "cuda:0 is memory of a GPU",
+                    "writes host memory alone",
+                    "VFIO",
+                    "cuMemHostRegister",
+                ],
+            ),
+            (
+                attach("--nic dx0 --queue 0 --memory hip:3 --size 1M --flow any"),
+                &["hip:3 is memory of a GPU", "memfd", "hipHostRegister"],
+            ),
+            (
+                attach("--nic dx0 --queue 0 --memory cuda:x --size 1M --flow any"),
+                &["cuda:INDEX"],
             ),
             (
                 attach("--nic nosuch0 --queue 0 --memory memfd --size 1M --flow any"),

@@ -33,6 +33,9 @@ pub enum ProviderError {
         /// What to do about it.
         fix: String,
     },
+    /// A GPU's driver or library.
+    #[error(transparent)]
+    Gpu(#[from] devrx_gpu::GpuError),
     /// A system call failed.
     #[error("{call} failed ({source}): {fix}")]
     Sys {

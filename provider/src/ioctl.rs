@@ -1,4 +1,4 @@
-//! The ioctls of dma-buf and udmabuf, each with the structure its header declares.
+//! The ioctls of dma-buf, udmabuf and gdrdrv, each with the structure its header declares.
 #![expect(unsafe_code, reason = "ioctl hands pointers to the kernel")]
 
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -41,6 +41,17 @@ struct UdmabufCreateList {
     count: u32,
 }
 
+/// `struct GDRDRV_IOC_PIN_BUFFER_PARAMS` (gdrdrv.h, version 2 of the module).
+#[repr(C)]
+struct GdrdrvPin {
+    addr: u64,
+    size: u64,
+    p2p_token: u64,
+    va_space: u32,
+    handle: u64,
+}
+
+const _: () = assert!(size_of::<GdrdrvPin>() == 40);
 const _: () = assert!(size_of::<UdmabufCreate>() == 24 && size_of::<DmaBufSync>() == 8);
 const _: () =
     assert!(size_of::<UdmabufCreateList>() == 8 && size_of::<DmaBufExportSyncFile>() == 8);
@@ -50,7 +61,8 @@ const UDMABUF_CLOEXEC: u32 = 1;
 
 mod raw {
     use super::{
-        DmaBufExportSyncFile, DmaBufImportSyncFile, DmaBufSync, UdmabufCreate, UdmabufCreateList,
+        DmaBufExportSyncFile, DmaBufImportSyncFile, DmaBufSync, GdrdrvPin, UdmabufCreate,
+        UdmabufCreateList,
     };
 
     nix::ioctl_write_ptr!(dma_buf_sync, b'b', 0, DmaBufSync);
@@ -58,6 +70,7 @@ mod raw {
     nix::ioctl_write_ptr!(dma_buf_set_name, b'b', 1, u64);
     nix::ioctl_readwrite!(dma_buf_export_sync_file, b'b', 2, DmaBufExportSyncFile);
     nix::ioctl_write_ptr!(dma_buf_import_sync_file, b'b', 3, DmaBufImportSyncFile);
+    nix::ioctl_readwrite!(gdrdrv_pin, 0xDA, 1, GdrdrvPin);
     nix::ioctl_write_ptr!(udmabuf_create, b'u', 0x42, UdmabufCreate);
     nix::ioctl_write_ptr!(udmabuf_create_list, b'u', 0x43, UdmabufCreateList);
 }
@@ -129,6 +142,20 @@ pub(crate) fn udmabuf_create_list(
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Pins memory of a GPU by its address in this process's CUDA, and returns the module's name for it (`GDRDRV_IOC_PIN_BUFFER`).
+pub(crate) fn gdrdrv_pin(device: BorrowedFd<'_>, addr: u64, size: u64) -> Result<u64, Errno> {
+    let mut data = GdrdrvPin {
+        addr,
+        size,
+        p2p_token: 0,
+        va_space: 0,
+        handle: 0,
+    };
+    // SAFETY: the structure lives through the call, which reads it and writes `handle`.
+    unsafe { raw::gdrdrv_pin(device.as_raw_fd(), &mut data) }?;
+    Ok(data.handle)
+}
+
 /// Two 32-bit fields, in memory order, as one word.
 fn pack(first: u32, second: u32) -> u64 {
     let (a, b) = (first.to_ne_bytes(), second.to_ne_bytes());
@@ -165,6 +192,10 @@ mod tests {
         assert_eq!(
             nix::request_code_write!(b'u', 0x43, size_of::<UdmabufCreateList>()),
             0x4008_7543
+        );
+        assert_eq!(
+            nix::request_code_readwrite!(0xDA, 1, size_of::<GdrdrvPin>()),
+            0xc028_da01
         );
     }
 

@@ -16,6 +16,10 @@ pub enum MemoryKind {
     Dmabuf,
     /// A BAR of a PCI function.
     Pci,
+    /// Memory of an NVIDIA GPU.
+    Cuda,
+    /// Memory of an AMD GPU.
+    Hip,
 }
 
 impl fmt::Display for MemoryKind {
@@ -26,6 +30,8 @@ impl fmt::Display for MemoryKind {
             Self::Udmabuf => "udmabuf",
             Self::Dmabuf => "dmabuf",
             Self::Pci => "pci",
+            Self::Cuda => "cuda",
+            Self::Hip => "hip",
         })
     }
 }

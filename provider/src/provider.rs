@@ -76,6 +76,25 @@ impl QueueNeeds {
         Ok(())
     }
 
+    /// Whether a queue with these needs could use memory of a GPU at all: to be asked before such memory is made.
+    ///
+    /// # Errors
+    ///
+    /// [`ProviderError::Unfit`], with the way out.
+    pub fn check_gpu(&self, kind: &str) -> Result<(), ProviderError> {
+        let why = if !self.ways.contains(&MapWay::PfnAddress) {
+            "this queue's NIC writes host memory alone"
+        } else if self.cpu_reads_payload {
+            "this queue's NIC cannot promise to split off every header, so a CPU must be able to read the memory"
+        } else {
+            return Ok(());
+        };
+        Err(ProviderError::Unfit(format!(
+            "{kind} is memory of a GPU, and {why}: use a NIC owned through VFIO that splits headers, or host memory (the kinds memfd and hugetlb), which \
+             the GPU reads over PCIe once the client has registered it (cuMemHostRegister, hipHostRegister)"
+        )))
+    }
+
     /// Whether a queue with these needs can use a region.
     ///
     /// # Errors

@@ -103,12 +103,13 @@ fn last_error() -> String {
         .into_owned()
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "standin"))]
 impl Library {
     /// Asks a stand-in how much of what it gave it was not given back.
     pub(crate) fn standin_held(&self) -> i32 {
         // SAFETY: the stand-ins define it so.
-        let held: unsafe extern "C" fn() -> i32 = unsafe { self.get(c"standin_held") }.unwrap();
+        let held: unsafe extern "C" fn() -> i32 =
+            unsafe { self.get(c"standin_held") }.expect("it is a stand-in");
         // SAFETY: it has no preconditions.
         unsafe { held() }
     }

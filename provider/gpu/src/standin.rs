@@ -33,3 +33,15 @@ pub fn build(dir: &Path, name: &str, definitions: &[&str]) -> PathBuf {
     );
     library
 }
+
+/// How much a stand-in was not given back of what it gave: 0 when everything was.
+///
+/// # Panics
+///
+/// When it is no stand-in.
+#[must_use]
+pub fn held(library: &Path) -> i32 {
+    crate::library::Library::open(library, "")
+        .expect("it was built")
+        .standin_held()
+}

@@ -38,7 +38,7 @@ impl AttachOptions {
         self
     }
 
-    /// The kind of memory: `memfd`, `hugetlb`, `udmabuf`, `pci:0000:03:00.0/2`, ...
+    /// The kind of memory: `memfd`, `hugetlb`, `udmabuf`, `pci:0000:03:00.0/2`, `cuda:0`, ...
     #[must_use]
     pub fn memory(mut self, kind: impl Into<String>) -> Self {
         self.request.memory = kind.into();

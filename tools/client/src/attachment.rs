@@ -473,7 +473,8 @@ impl Attachment {
         self.region_fd.as_ref().map(AsFd::as_fd)
     }
 
-    /// The region as a dma-buf, where the daemon exported it as one (memory kind `udmabuf`): what another driver imports, for example
+    /// What the daemon exported the region as, beside [`region_fd`](Self::region_fd). Of memory of the kind `cuda` it is the descriptor that CUDA imports
+    /// (`cuMemImportFromShareableHandle`; `devrx_gpu::cuda::Allocation::import`). Of the kind `udmabuf` it is a dma-buf: what another driver imports, for example
     /// DRM (`DRM_IOCTL_PRIME_FD_TO_HANDLE`), or ROCm and CUDA where their versions take dma-bufs of host memory. Offsets in it are those of
     /// [`Segment`](crate::Segment). None: the region has no such identity; ask for the kind `udmabuf`, or, where the runtime registers
     /// host memory instead, register a mapping of [`region_fd`](Self::region_fd).

@@ -4,7 +4,7 @@ use devrx_driver::DriverError;
 use devrx_proto::layout::LayoutError;
 use devrx_proto::message::{Failure, FailureCode};
 use devrx_proto::shm::ShmError;
-use devrx_provider::ProviderError;
+use devrx_provider::{GpuError, ProviderError};
 
 use crate::policy::Denied;
 
@@ -92,7 +92,12 @@ impl From<ProviderError> for Refused {
 fn code_of(error: &ProviderError) -> FailureCode {
     match error {
         ProviderError::BadSize { .. } | ProviderError::BadFd(_) => FailureCode::Invalid,
-        ProviderError::Unfit(_) | ProviderError::Unavailable { .. } => FailureCode::Unsupported,
+        ProviderError::Unfit(_)
+        | ProviderError::Unavailable { .. }
+        | ProviderError::Gpu(
+            GpuError::NoLibrary { .. } | GpuError::NoSymbol { .. } | GpuError::Unsupported(_),
+        ) => FailureCode::Unsupported,
+        ProviderError::Gpu(GpuError::NoDevice { .. }) => FailureCode::NotFound,
         ProviderError::InUse => FailureCode::Busy,
         _ => FailureCode::Exhausted,
     }

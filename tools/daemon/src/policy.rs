@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 
 use nix::unistd::{Group, User};
 
-use crate::attachment::BarName;
+use crate::attachment::{BarName, GpuName};
 use crate::config::PolicyRule;
 
 /// Memory of one user where a rule does not say: 256 MiB.
@@ -16,8 +16,10 @@ pub const DEFAULT_MAX_ATTACHMENTS: u32 = 16;
 /// Longest name of an attachment, bytes.
 pub const MAX_NAME: usize = 64;
 
-/// The kinds of memory a rule may name; a BAR can be named by itself, `pci:0000:03:00.0/2`.
-const KINDS: &[&str] = &["memfd", "hugetlb", "udmabuf", "dmabuf", "client", "pci"];
+/// The kinds of memory a rule may name; a BAR can be named by itself, `pci:0000:03:00.0/2`, and so can a GPU, `cuda:0`.
+const KINDS: &[&str] = &[
+    "memfd", "hugetlb", "udmabuf", "dmabuf", "client", "pci", "cuda", "hip",
+];
 
 /// Who is at the other end of a session.
 #[derive(Clone, Debug)]
@@ -39,7 +41,7 @@ pub struct Ask<'a> {
     pub alias: Option<&'a str>,
     /// The queues.
     pub queues: RangeInclusive<u32>,
-    /// Kind of memory; `client` for memory the client brings, `pci:BDF/BAR` for a BAR.
+    /// Kind of memory; `client` for memory the client brings, `pci:BDF/BAR` for a BAR, `cuda:INDEX` or `hip:INDEX` for a GPU's.
     pub kind: &'a str,
     /// Bytes: region, rings and header slots.
     pub size: u64,
@@ -96,7 +98,7 @@ fn who_of(rule: &PolicyRule) -> Result<Who, String> {
         .kinds
         .iter()
         .flatten()
-        .find(|kind| *kind != "*" && !KINDS.contains(&kind.as_str()) && !is_bar(kind))
+        .find(|kind| *kind != "*" && !KINDS.contains(&kind.as_str()) && !is_device(kind))
     {
         return Err(format!(
             "[[policy]] kinds: {unknown:?} is no kind of memory; expected one of {}",
@@ -122,17 +124,20 @@ fn who_of(rule: &PolicyRule) -> Result<Who, String> {
     }
 }
 
-/// Whether a kind is one BAR, spelled as requests are compared with it.
-fn is_bar(kind: &str) -> bool {
+/// Whether a kind is one BAR or one GPU, spelled as requests are compared with it.
+fn is_device(kind: &str) -> bool {
     matches!(BarName::parse(kind), Some(Ok(bar)) if bar.text() == kind)
+        || matches!(GpuName::parse(kind), Some(Ok(_)))
 }
 
 /// Whether a rule allows a kind of memory. `*` stands for memory that is the daemon's or the client's own: to have a NIC write into another
 /// device is always allowed by name.
 fn allows(kinds: &[String], kind: &str) -> bool {
     let listed = |name: &str| kinds.iter().any(|one| one == name);
-    if kind.starts_with("pci:") && !devrx_sabotage::removed("policy-pci") {
-        return listed("pci") || listed(kind);
+    if let Some((device @ ("pci" | "cuda" | "hip"), _)) = kind.split_once(':')
+        && !devrx_sabotage::removed("policy-pci")
+    {
+        return listed(device) || listed(kind);
     }
     listed("*") || listed(kind)
 }

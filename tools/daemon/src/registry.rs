@@ -33,6 +33,7 @@ pub struct Registry {
     policy: Policy,
     limits: Limits,
     dmabuf: devrx_provider::dmabuf::Policy,
+    gpus: crate::attachment::Gpus,
     keeper: Keeper,
     control: Arc<Event>,
     /// What the daemon counts besides packets.
@@ -62,6 +63,7 @@ impl Registry {
             policy: Policy::new(&config.policy, nix::unistd::geteuid().as_raw())?,
             limits: config.limits,
             dmabuf: config.dmabuf.clone(),
+            gpus: config.gpus.clone(),
             keeper,
             control,
             counters: Counters::default(),
@@ -203,6 +205,7 @@ impl Registry {
             place,
             keeper: &mut self.keeper,
             dmabuf: &self.dmabuf,
+            gpus: &self.gpus,
             control: &self.control,
         };
         let made = builder.build(wanted, source, owner);

@@ -18,6 +18,7 @@ pub struct Driver {
 #[derive(Clone, Debug)]
 pub struct Device {
     sys: Arc<Sys>,
+    version: i32,
     index: i32,
     device: i32,
 }
@@ -128,6 +129,7 @@ impl Driver {
         match self.sys.device(number) {
             Ok(device) => Ok(Device {
                 sys: self.sys.clone(),
+                version: self.version,
                 index: number,
                 device,
             }),
@@ -142,6 +144,12 @@ impl Device {
     #[must_use]
     pub fn index(&self) -> u32 {
         self.index.cast_unsigned()
+    }
+
+    /// The CUDA version of its driver: see [`Driver::version`].
+    #[must_use]
+    pub fn driver_version(&self) -> i32 {
+        self.version
     }
 
     /// Its name.

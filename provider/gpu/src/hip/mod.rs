@@ -112,3 +112,6 @@ impl Device {
         self.sys.device_pci(self.index)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -181,8 +181,8 @@ fn memory(text: &str) -> Result<(String, Option<OwnedFd>)> {
     };
     match kind {
         "memfd" | "hugetlb" | "udmabuf" if rest.is_empty() => Ok((kind.to_owned(), None)),
-        // The daemon owns the function, and says what is wrong with the address.
-        "pci" if !rest.is_empty() => Ok((text.to_owned(), None)),
+        // The daemon has the function or the GPU, and says what is wrong with the name.
+        "pci" | "cuda" | "hip" if !rest.is_empty() => Ok((text.to_owned(), None)),
         "dmabuf" if !rest.is_empty() => {
             let fd = match rest.split_once(':') {
                 Some((pid, fd)) => sys::fd_of(number(pid)?, number(fd)?)
@@ -192,11 +192,9 @@ fn memory(text: &str) -> Result<(String, Option<OwnedFd>)> {
             };
             Ok((kind.to_owned(), Some(fd)))
         }
-        "cuda" | "hip" => bail!(
-            "--memory {text}: not built yet; use memfd, hugetlb or udmabuf, or hand a dma-buf over with dmabuf:FD"
-        ),
+        "cuda" | "hip" => bail!("--memory {text}: which GPU? write {kind}:INDEX, counted from 0"),
         _ => bail!(
-            "--memory {text}: no such kind of memory; use memfd, hugetlb, udmabuf, pci:BDF/BAR, dmabuf:FD or dmabuf:PID:FD"
+            "--memory {text}: no such kind of memory; use memfd, hugetlb, udmabuf, cuda:INDEX, hip:INDEX, pci:BDF/BAR, dmabuf:FD or dmabuf:PID:FD"
         ),
     }
 }
@@ -212,6 +210,7 @@ mod tests {
         assert!(memory("dmabuf:0").unwrap().1.is_some());
         let pci = "pci:0000:03:00.0/2";
         assert_eq!(memory(pci).unwrap().0, pci);
+        assert_eq!(memory("cuda:0").unwrap().0, "cuda:0");
         for bad in [
             "",
             "memfd:1",
@@ -219,7 +218,8 @@ mod tests {
             "dmabuf:x",
             "dmabuf:-1",
             "dmabuf:1:x",
-            "cuda:0",
+            "cuda",
+            "hip:",
             "pci",
             "pci:",
             "floppy",

@@ -1,5 +1,6 @@
 //! `devrx doctor`: can this machine do it, and what to do about every "no".
 
+mod gpu;
 mod host;
 mod interfaces;
 mod vfio;
@@ -80,6 +81,7 @@ impl Check {
 pub fn examine() -> Result<Report> {
     let mut checks = host::checks();
     checks.extend(vfio::checks());
+    checks.extend(gpu::checks());
     let ok = checks.iter().all(|check| check.ok || !check.required);
     let vfio_ok = checks
         .iter()
@@ -123,6 +125,9 @@ pub fn run(json: bool) -> Result<()> {
 fn print(report: &Report) -> Result<()> {
     let mut section = false;
     for check in &report.checks {
+        if check.name == "cuda" {
+            say!("\nto have a NIC write into a GPU's memory, or a GPU read the host's:")?;
+        }
         if check.required_by_vfio && !check.required && !section {
             section = true;
             say!("\nto own a NIC through VFIO:")?;

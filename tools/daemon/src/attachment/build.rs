@@ -28,6 +28,8 @@ pub struct Builder<'a> {
     pub keeper: &'a mut Keeper,
     /// Whose dma-bufs are taken.
     pub dmabuf: &'a devrx_provider::dmabuf::Policy,
+    /// Where GPUs are had.
+    pub gpus: &'a super::Gpus,
     /// Rung by workers that have something to say.
     pub control: &'a Arc<Event>,
 }
@@ -52,6 +54,9 @@ impl Builder<'_> {
         let queues = wanted.queues.end() - wanted.queues.start() + 1;
         let needs = self.nic.nic.needs();
         needs.check_chunk(wanted.chunk)?;
+        if let Source::Gpu(gpu) = &source {
+            needs.check_gpu(gpu.text())?;
+        }
         let kind = source.kind().to_owned();
         let spec = RegionSpec {
             size: wanted.size,
@@ -59,7 +64,7 @@ impl Builder<'_> {
         };
         spec.check()?;
         let (name, numbers) = (wanted.name.clone(), wanted.queues.clone());
-        let region = Arc::new(memory::region(&name, source, spec, self.dmabuf)?);
+        let region = Arc::new(memory::region(&name, source, spec, self.dmabuf, self.gpus)?);
         let shares = RegionProvider::split(region.clone(), queues)?;
         let mut largest = 0;
         for share in &shares {

@@ -9,6 +9,7 @@ use devrx_proto::shm::Shm;
 use devrx_provider::{Mapping, Region, RegionSpec, dmabuf, hugetlb, memfd, udmabuf};
 
 use super::Source;
+use super::gpu::Gpus;
 use crate::error::Refused;
 
 /// Makes or takes over the region.
@@ -21,6 +22,7 @@ pub(super) fn region(
     source: Source,
     spec: RegionSpec,
     policy: &dmabuf::Policy,
+    gpus: &Gpus,
 ) -> Result<Region, Refused> {
     Ok(match source {
         Source::Kind(kind) => match kind.as_str() {
@@ -35,6 +37,7 @@ pub(super) fn region(
             _ => return Err(no_such(&kind)),
         },
         Source::Bar(bar) => bar.region(spec)?,
+        Source::Gpu(gpu) => gpu.region(spec, policy, gpus)?,
         Source::Brought(kind, fd) => match kind.as_str() {
             "memfd" | "hugetlb" => memfd::adopt(fd, spec)?,
             "dmabuf" => dmabuf::adopt(fd, spec, policy)?,
@@ -52,7 +55,7 @@ fn no_such(kind: &str) -> Refused {
     Refused::new(
         FailureCode::Unsupported,
         format!(
-            "{kind:.40?} is no kind of memory this version has; use memfd, hugetlb, udmabuf, pci:BDF/BAR or dmabuf"
+            "{kind:.40?} is no kind of memory this version has; use memfd, hugetlb, udmabuf, cuda:INDEX, hip:INDEX, pci:BDF/BAR or dmabuf"
         ),
     )
 }

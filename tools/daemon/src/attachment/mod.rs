@@ -6,6 +6,7 @@
 //! | `wanted` | what is asked for, from a request or the configuration |
 //! | `memory` | the region, and the two memfds |
 //! | `bar` | a BAR of another function as the region |
+//! | `gpu` | memory of a GPU as the region |
 //! | `build` | making one, step by step; what was made is ended when a step fails |
 //! | `end` | ending one, in the order that keeps memory safe |
 //! | `consumer` | the client that reads it, and the change of that client |
@@ -14,6 +15,7 @@ mod bar;
 mod build;
 mod consumer;
 mod end;
+mod gpu;
 mod memory;
 mod wanted;
 
@@ -31,6 +33,7 @@ use devrx_provider::Region;
 pub use bar::BarName;
 pub use build::{Builder, Made};
 pub use end::Ended;
+pub use gpu::{GpuName, Gpus};
 pub use wanted::{Source, Wanted};
 
 use crate::keeper::HoldId;

@@ -10,6 +10,7 @@ use devrx_proto::layout::{Layout, LayoutError, LayoutParams, MAX_COMPLETIONS, MI
 use devrx_proto::message::{self, AttachRequest};
 
 use super::bar::BarName;
+use super::gpu::GpuName;
 use crate::config::{PlannedAttachment, PollMode, QueueSettings};
 use crate::error::Refused;
 use crate::policy;
@@ -38,6 +39,8 @@ pub enum Source {
     Brought(String, OwnedFd),
     /// A BAR of another function, which the daemon opens.
     Bar(BarName),
+    /// Memory of a GPU, which the daemon allocates.
+    Gpu(GpuName),
 }
 
 impl Source {
@@ -45,8 +48,16 @@ impl Source {
     ///
     /// # Errors
     ///
-    /// A BAR that is none, or a descriptor that it has no use for.
+    /// A BAR or a GPU that is none, or a descriptor that it has no use for.
     pub fn new(kind: &str, fd: Option<OwnedFd>) -> Result<Self, Refused> {
+        if let Some(gpu) = GpuName::parse(kind) {
+            return match fd {
+                Some(_) => Err(Refused::invalid(
+                    "memory of the kinds cuda and hip is allocated by the daemon; hand over no descriptor, or a dma-buf with the kind dmabuf",
+                )),
+                None => gpu.map(Self::Gpu).map_err(Refused::invalid),
+            };
+        }
         match (BarName::parse(kind), fd) {
             (Some(_), Some(_)) => Err(Refused::invalid(
                 "memory of the kind pci is opened by the daemon; hand over no descriptor, or a dma-buf with the kind dmabuf",
@@ -63,6 +74,7 @@ impl Source {
         match self {
             Self::Kind(kind) | Self::Brought(kind, _) => kind,
             Self::Bar(bar) => bar.text(),
+            Self::Gpu(gpu) => gpu.text(),
         }
     }
 
@@ -73,6 +85,7 @@ impl Source {
             Self::Brought(kind, _) if kind != "dmabuf" => "client",
             Self::Kind(kind) | Self::Brought(kind, _) => kind,
             Self::Bar(bar) => bar.text(),
+            Self::Gpu(gpu) => gpu.text(),
         }
     }
 }

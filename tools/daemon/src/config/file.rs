@@ -33,6 +33,46 @@ pub struct File {
     /// `[dmabuf]`
     #[serde(default)]
     pub dmabuf: Dmabuf,
+    /// `[gpu]`
+    #[serde(default)]
+    pub gpu: Gpu,
+}
+
+/// `[gpu]`: where the libraries of GPU drivers are, where the loader does not find them by their names. They are run in the daemon.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Gpu {
+    /// NVIDIA's; default: `libcuda.so.1`.
+    pub libcuda: Option<PathBuf>,
+    /// AMD's, with `libhsa`; default: `libamdhip64.so`.
+    pub libamdhip: Option<PathBuf>,
+    /// AMD's, with `libamdhip`; default: `libhsa-runtime64.so.1`.
+    pub libhsa: Option<PathBuf>,
+}
+
+impl Gpu {
+    /// In the provider's words.
+    ///
+    /// # Errors
+    ///
+    /// One library of AMD's without the other, and paths that depend on where the daemon was started.
+    pub fn gpus(self) -> Result<crate::attachment::Gpus, String> {
+        let named = [&self.libcuda, &self.libamdhip, &self.libhsa];
+        if let Some(path) = named.into_iter().flatten().find(|path| !path.is_absolute()) {
+            return Err(format!(
+                "[gpu]: {} is run in the daemon, so it must be named by its whole path",
+                path.display()
+            ));
+        }
+        let mut gpus = crate::attachment::Gpus::default();
+        gpus.cuda.library = self.libcuda;
+        gpus.hip.libraries = match (self.libamdhip, self.libhsa) {
+            (None, None) => None,
+            (Some(hip), Some(hsa)) => Some((hip, hsa)),
+            _ => return Err("[gpu]: libamdhip and libhsa belong together; name both".into()),
+        };
+        Ok(gpus)
+    }
 }
 
 /// `[dmabuf]`: whose dma-bufs are taken.
@@ -89,7 +129,7 @@ impl Default for Socket {
 pub struct MemoryRegion {
     /// The name queues use.
     pub name: String,
-    /// `memfd`, `hugetlb`, `udmabuf`, `pci:BDF/BAR`.
+    /// `memfd`, `hugetlb`, `udmabuf`, `pci:BDF/BAR`, `cuda:INDEX`, `hip:INDEX`.
     pub kind: String,
     /// Chunks.
     pub num_bufs: u32,

@@ -127,6 +127,8 @@ pub struct Config {
     pub limits: Limits,
     /// Whose dma-bufs are taken.
     pub dmabuf: devrx_provider::dmabuf::Policy,
+    /// Where GPUs are had.
+    pub gpus: crate::attachment::Gpus,
     /// The program that is the keeper, with its arguments; this program with the argument `keeper` if none. For a daemon within another
     /// program.
     pub keeper: Option<Vec<OsString>>,
@@ -180,6 +182,7 @@ impl Config {
             policy: file.policy,
             limits: file.limits,
             dmabuf: file.dmabuf.policy(),
+            gpus: file.gpu.gpus().map_err(ConfigError::Conflict)?,
             keeper: None,
             ready: None,
         })

@@ -167,3 +167,21 @@ fn dma_bufs_that_may_move_are_for_the_administrator_to_allow() {
     assert!(policy.allow_unpinned && policy.pinned == ["mine"]);
     assert!(load("[dmabuf]\nallow = true").is_err());
 }
+
+#[test]
+fn libraries_of_gpus_are_named_by_their_whole_paths() {
+    let gpus = Config::parse("").unwrap().gpus;
+    assert_eq!(gpus, crate::attachment::Gpus::default());
+    let gpus = Config::parse("[gpu]\nlibcuda = \"/opt/nvidia/libcuda.so.1\"\n")
+        .unwrap()
+        .gpus;
+    assert_eq!(gpus.cuda.library, Some("/opt/nvidia/libcuda.so.1".into()));
+    for (wrong, word) in [
+        ("libcuda = \"libcuda.so.1\"", "whole path"),
+        ("libamdhip = \"/opt/rocm/lib/libamdhip64.so\"", "name both"),
+        ("libcudart = \"/usr/lib/libcudart.so\"", "libcudart"),
+    ] {
+        let error = Config::parse(&format!("[gpu]\n{wrong}\n")).unwrap_err();
+        assert!(error.to_string().contains(word), "{error}");
+    }
+}

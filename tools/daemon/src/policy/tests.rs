@@ -209,8 +209,35 @@ fn memory_of_a_device_is_allowed_by_name() {
         let line = "kinds = [\"pci:0000:03:00.0/2\"]";
         assert!(denied.contains(line), "the rule to write: {denied}");
     }
-    for wrong in ["\"pci:03:00.0/2\"", "\"pci:0000:03:00.0\"", "\"memfd:1\""] {
+    for wrong in [
+        "\"pci:03:00.0/2\"",
+        "\"pci:0000:03:00.0\"",
+        "\"memfd:1\"",
+        "\"cuda:\"",
+        "\"hip:01\"",
+    ] {
         let text = format!("{RULE}kinds = [{wrong}]\n");
         assert!(crate::Config::parse(&text).is_err(), "{wrong}");
+    }
+}
+
+#[test]
+fn memory_of_a_gpu_is_allowed_by_name() {
+    let user = peer(1000, &[]);
+    let gpu = Ask {
+        kind: "cuda:1",
+        ..ask()
+    };
+    let allowed = |kinds: &str| {
+        policy(&format!("{RULE}kinds = [{kinds}]\n"))
+            .may_attach(&user, &gpu, Usage::default())
+            .map_err(|denied| denied.to_string())
+    };
+    for kinds in ["\"cuda\"", "\"memfd\", \"cuda:1\""] {
+        allowed(kinds).expect(kinds);
+    }
+    for kinds in ["\"*\"", "\"hip\", \"pci\"", "\"cuda:0\""] {
+        let denied = allowed(kinds).expect_err(kinds);
+        assert!(denied.contains("kinds = [\"cuda:1\"]"), "{denied}");
     }
 }

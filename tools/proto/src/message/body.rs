@@ -78,7 +78,8 @@ pub struct AttachRequest {
     pub queue_first: u32,
     /// The last queue.
     pub queue_last: u32,
-    /// The kind of memory: `memfd`, `hugetlb`, `udmabuf`, `dmabuf`; `pci:BDF/BAR` for a BAR of another function, such as `pci:0000:03:00.0/2`.
+    /// The kind of memory: `memfd`, `hugetlb`, `udmabuf`, `dmabuf`; `pci:BDF/BAR` for a BAR of another function, such as `pci:0000:03:00.0/2`;
+    /// `cuda:INDEX`, `hip:INDEX` for memory of a GPU.
     pub memory: String,
     /// A descriptor goes with this message: the memory itself (`dmabuf`: a dma-buf; `memfd`: the client's own, sealed against
     /// shrinking).
@@ -236,7 +237,7 @@ pub struct RegionInfo {
     pub chunks: u32,
     /// A descriptor of it goes with the message.
     pub fd: bool,
-    /// The dma-buf that it is exported as goes with the message too, as a descriptor of its own (udmabuf).
+    /// What it is exported as goes with the message too, as a descriptor of its own: a dma-buf (`udmabuf`), what CUDA imports (`cuda:INDEX`).
     #[serde(default)]
     pub export: bool,
     /// The descriptor can be mapped to be read by a CPU.
