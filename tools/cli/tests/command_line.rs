@@ -149,8 +149,8 @@ fn wrong_lines_are_refused_with_what_was_wrong() {
             "marble",
         ),
         (
-            "attach --name a --nic e --queue 0 --memory cuda:0 --size 1M",
-            "not built yet",
+            "attach --name a --nic e --queue 0 --memory cuda --size 1M",
+            "cuda:INDEX",
         ),
         (
             "attach --name a --nic e --queue 0 --memory memfd --size 1M --chunk 0",
