@@ -1,4 +1,4 @@
-//! cargo xtask demo | test | guest | model | bench: what a newcomer, a developer and a CI machine run.
+//! cargo xtask demo | test | guest | model | wheel | bench: what a newcomer, a developer and a CI machine run.
 
 mod bench;
 mod book;
@@ -12,6 +12,7 @@ mod model;
 mod netns;
 mod packages;
 mod process;
+mod python;
 mod removal;
 mod shell;
 mod tests_run;
@@ -59,6 +60,8 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Builds the wheel of the Python package, in target/wheels.
+    Wheel,
     /// Runs the benchmarks and prints their tables.
     Bench {
         /// Arguments for the benchmarks.
@@ -74,6 +77,7 @@ fn main() -> ExitCode {
         Task::Test { lanes } => lane::run(&lanes),
         Task::Guest { args } => guest::some(&args),
         Task::Model { args } => model::some(&args),
+        Task::Wheel => python::wheel(),
         Task::Bench { args } => bench::run(&args),
     };
     match done {

@@ -6,7 +6,7 @@ use crate::build::{Build, Built};
 use crate::lane::Tally;
 use crate::removal::{self, Kind};
 use crate::tests_run::Counter;
-use crate::{packages, shell};
+use crate::{packages, python, shell};
 
 /// What the tests use beside the program itself.
 const NEEDS: &[packages::Need] = &[
@@ -59,6 +59,7 @@ pub fn run() -> Result<Tally> {
         let ok = shell::run_seeing(&mut command, |line| counter.see(line))?;
         counter.add_to(&mut tally, &test.target, ok);
     }
+    python::test(&program, &mut tally)?;
     let removals = removal::list(Kind::Netns)?;
     if !removals.is_empty() {
         shell::step("netns: protections taken out");

@@ -20,11 +20,15 @@ pub fn ensure(needs: &[Need]) -> Result<Option<String>> {
         return Ok(None);
     }
     let packages: Vec<&str> = missing.iter().map(|(_, package)| *package).collect();
+    install(missing[0].0, &packages)
+}
+
+/// Installs packages because `what` is missing; answers as [`ensure`].
+pub fn install(what: &str, packages: &[&str]) -> Result<Option<String>> {
     let list = packages.join(" ");
     if !nix::unistd::Uid::effective().is_root() || !shell::has("apt-get") {
         return Ok(Some(format!(
-            "{} missing; install it: apt-get install {list}",
-            missing[0].0
+            "{what} missing; install it: apt-get install {list}"
         )));
     }
     shell::step(&format!("installing with apt: {list}"));
@@ -35,7 +39,7 @@ pub fn ensure(needs: &[Need]) -> Result<Option<String>> {
     if !shell::run(
         apt()
             .args(["install", "-y", "--no-install-recommends"])
-            .args(&packages),
+            .args(packages),
     )? {
         bail!("apt-get install {list} failed; install these packages by hand");
     }

@@ -42,7 +42,13 @@ pub fn has_cargo(name: &str) -> bool {
 pub fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(crate::root());
-    // What cargo sets for the programs it runs is of no use to a cargo inside, and makes build scripts run again.
+    without_cargo(&mut command);
+    command
+}
+
+/// Takes out of a command's environment what cargo sets for the programs it runs.
+pub fn without_cargo(command: &mut Command) {
+    // It is of no use to a cargo inside, and makes build scripts run again.
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
         if text.starts_with("CARGO_PKG_")
@@ -53,7 +59,6 @@ pub fn cargo() -> Command {
             command.env_remove(&name);
         }
     }
-    command
 }
 
 /// Runs a command to its end with its output on the terminal; true when it succeeded.
