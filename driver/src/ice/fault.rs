@@ -6,6 +6,8 @@
 pub(super) enum Fault {
     /// It stopped a queue for what its driver did (malicious driver detection).
     Malicious = 1,
+    /// Its function was reset, by the bus: somebody else asked the system for that.
+    FunctionReset,
     /// The whole device was reset, by another function or by itself.
     DeviceReset,
     /// Its memory failed, or its way to the host's.
@@ -20,6 +22,8 @@ pub(super) enum Fault {
 
 const MALICIOUS: &str = "the NIC stopped a queue because its driver told it what it does not take (malicious driver detection; the daemon's log says what); this is \
                          a fault in this program: please report it, then detach and attach again, which resets the NIC";
+const FUNCTION_RESET: &str =
+    "somebody else had the system reset this NIC (its function, not the whole card); attach again";
 const DEVICE_RESET: &str =
     "the whole card was reset, by another of its functions or by its own firmware; attach again";
 const FATAL: &str = "the NIC reported an error in its own memory or on the bus; detach and attach again, which resets it";
@@ -34,11 +38,20 @@ const RESET: &str = "the NIC was reset because one of its queues did not stop, o
 
 /// What is said of a fault, given as a number; 0 is a reset that this driver made.
 pub(super) const fn text(code: u32) -> &'static str {
-    const TEXTS: [&str; 7] = [RESET, MALICIOUS, DEVICE_RESET, FATAL, STUCK, GONE, TROUBLE];
+    const TEXTS: [&str; 8] = [
+        RESET,
+        MALICIOUS,
+        FUNCTION_RESET,
+        DEVICE_RESET,
+        FATAL,
+        STUCK,
+        GONE,
+        TROUBLE,
+    ];
     if code as usize >= TEXTS.len() {
         return TROUBLE;
     }
     TEXTS[code as usize]
 }
 
-const _: () = assert!(Fault::Trouble as usize == 6, "each has a text");
+const _: () = assert!(Fault::Trouble as usize == 7, "each has a text");

@@ -15,8 +15,9 @@ use super::admin::{Event, Health, LinkInfo, opcode};
 use super::fault::Fault;
 use super::interrupts;
 use super::regs::{
-    CAUSE_ENABLE, GL_MDET_RX, GL_MDET_TX_PQM, GL_MDET_TX_TCLAN, GLGEN_RSTAT, GLGEN_RSTAT_STATE,
-    PF_MDET_RX, PF_MDET_TX_PQM, PF_MDET_TX_TCLAN, PFINT_FW_CTL, PFINT_OICR, cause, malicious,
+    ADMIN_RECEIVE, CAUSE_ENABLE, GL_MDET_RX, GL_MDET_TX_PQM, GL_MDET_TX_TCLAN, GLGEN_RSTAT,
+    GLGEN_RSTAT_COUNTS, GLGEN_RSTAT_STATE, PF_MDET_RX, PF_MDET_TX_PQM, PF_MDET_TX_TCLAN,
+    PFINT_FW_CTL, PFINT_OICR, cause, control, malicious,
 };
 use super::shared::Shared;
 use crate::DriverError;
@@ -42,6 +43,8 @@ struct Watch<D: Device> {
     vector: u32,
     port: u32,
     epoch: u32,
+    /// How often the card had been reset when this began ([`GLGEN_RSTAT_COUNTS`]).
+    resets: u32,
 }
 
 impl Monitor {
@@ -66,6 +69,7 @@ impl Monitor {
             .map_err(|error| DriverError::sys("dup", error, "raise the limit of open files"))?;
         let watch = Watch {
             epoch: shared.epoch.load(Ordering::Acquire),
+            resets: shared.read(GLGEN_RSTAT) & GLGEN_RSTAT_COUNTS,
             shared,
             vectors,
             quit: theirs,
@@ -156,16 +160,19 @@ impl<D: Device> Watch<D> {
             self.shared.fail(Fault::Gone);
             return;
         }
-        // A reset of the device clears where causes go, and may have cleared the cause itself.
+        // A reset clears where causes go, and may have cleared the cause itself: then the card's count of resets tells whether it was all of the card's.
         let forgotten = self.shared.read(PFINT_FW_CTL) & CAUSE_ENABLE == 0;
-        if causes & cause::RESET != 0 || state & GLGEN_RSTAT_STATE != 0 || forgotten {
-            if self.shared.failed() < Fault::DeviceReset as u32 {
-                tracing::warn!(
-                    nic = self.nic(),
-                    "the whole card is being reset; this NIC's queues have ended"
-                );
+        let announced = causes & cause::RESET != 0 || state & GLGEN_RSTAT_STATE != 0;
+        if announced || forgotten {
+            let (fault, what) = if announced || state & GLGEN_RSTAT_COUNTS != self.resets {
+                (Fault::DeviceReset, "the whole card is being reset")
+            } else {
+                (Fault::FunctionReset, "somebody else has reset this NIC")
+            };
+            if self.shared.failed() < fault as u32 {
+                tracing::warn!(nic = self.nic(), "{what}; its queues have ended");
             }
-            self.shared.fail(Fault::DeviceReset);
+            self.shared.fail(fault);
             return;
         }
         if causes & cause::MALICIOUS != 0 {
@@ -178,6 +185,18 @@ impl<D: Device> Watch<D> {
                 causes = format_args!("{:#010x}", causes & fatal),
                 "the NIC reported an error that only a reset takes away"
             );
+            self.shared.fail(Fault::Fatal);
+        }
+        // The firmware could not write what it had to say.
+        let events = self.shared.read(ADMIN_RECEIVE.length);
+        if events & control::ENABLE != 0 && events & control::CRITICAL != 0 && events != u32::MAX {
+            if self.shared.failed() < Fault::Fatal as u32 {
+                tracing::error!(
+                    nic = self.nic(),
+                    length = format_args!("{events:#010x}"),
+                    "the firmware cannot tell its events any more"
+                );
+            }
             self.shared.fail(Fault::Fatal);
         }
         // Ends: more than the ring holds come with the next look.

@@ -88,6 +88,8 @@ pub(super) const GLNVM_ULD_DONE: u32 = 0x33b;
 pub(super) const GLGEN_RSTAT: u32 = 0x000b_8188;
 /// [`GLGEN_RSTAT`]: 0 when the device is active.
 pub(super) const GLGEN_RSTAT_STATE: u32 = 0x3;
+/// [`GLGEN_RSTAT`]: how often the core, all of the card, and the firmware were reset, two bits each (CORERCNT, GLOBRCNT, EMPRCNT).
+pub(super) const GLGEN_RSTAT_COUNTS: u32 = 0x3f << 4;
 /// Reset control, RW: how long a global reset is announced, in units of 100 ms.
 pub(super) const GLGEN_RSTCTL: u32 = 0x000b_8180;
 /// [`GLGEN_RSTCTL`]: the delay.

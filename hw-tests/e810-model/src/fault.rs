@@ -44,10 +44,18 @@ pub enum Fault {
     ResetHangs,
     /// The admin queue takes commands and never answers. `admin-queue-hangs`
     AdminQueueHangs,
+    /// Packets are written to addresses that nobody gave the card; headers and descriptors to the right ones. `stray-buffers`
+    StrayBuffers,
+    /// Receive descriptors are read from addresses that nobody gave the card. `stray-ring`
+    StrayRing,
+    /// Receive queues do not start when asked to. `queue-will-not-start`
+    QueueWillNotStart,
     /// Every register reads all ones, and writes do nothing: the card is gone from the bus. `gone`
     Gone,
     /// The admin command with this opcode fails with EIO. `fail-command:OPCODE`, with the opcode in hexadecimal
     FailCommand(u16),
+    /// The admin command with this opcode fails with this of the firmware's codes (`ICE_AQ_RC_*`). `fail-command:OPCODE:CODE`, the code in decimal
+    FailCommandWith(u16, u16),
 }
 
 /// A name that is no fault's.
@@ -55,7 +63,7 @@ pub enum Fault {
 #[error(
     "No fault is called {0:?}; known are: none, swapped-buffers, wrong-header-length, split-off-by-one, wrong-packet-length, hbo, no-sph, \
      late-descriptor, no-done-bit, receive-error, lost-interrupt, wrong-hash, no-spread, no-flow-director, no-rules, queue-will-not-stop, reset-hangs, \
-     admin-queue-hangs, gone, fail-command:OPCODE"
+     queue-will-not-start, stray-buffers, stray-ring, admin-queue-hangs, gone, fail-command:OPCODE[:CODE]"
 )]
 pub struct UnknownFault(pub String);
 
@@ -79,8 +87,18 @@ const NAMES: &[(Fault, &str)] = &[
     (Fault::QueueWillNotStop, "queue-will-not-stop"),
     (Fault::ResetHangs, "reset-hangs"),
     (Fault::AdminQueueHangs, "admin-queue-hangs"),
+    (Fault::StrayBuffers, "stray-buffers"),
+    (Fault::StrayRing, "stray-ring"),
+    (Fault::QueueWillNotStart, "queue-will-not-start"),
     (Fault::Gone, "gone"),
 ];
+
+impl Fault {
+    /// Every fault without a parameter, [`Fault::None`] among them.
+    pub fn all() -> impl Iterator<Item = Self> {
+        NAMES.iter().map(|(fault, _)| *fault)
+    }
+}
 
 impl FromStr for Fault {
     type Err = UnknownFault;
@@ -88,10 +106,16 @@ impl FromStr for Fault {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let unknown = || UnknownFault(text.to_owned());
         if let Some(opcode) = text.strip_prefix("fail-command:") {
+            let (opcode, code) = match opcode.split_once(':') {
+                Some((opcode, code)) => (opcode, Some(code)),
+                None => (opcode, None),
+            };
             let digits = opcode.trim_start_matches("0x");
-            return u16::from_str_radix(digits, 16)
-                .map(Self::FailCommand)
-                .map_err(|_| unknown());
+            let opcode = u16::from_str_radix(digits, 16).map_err(|_| unknown())?;
+            return Ok(match code {
+                Some(code) => Self::FailCommandWith(opcode, code.parse().map_err(|_| unknown())?),
+                None => Self::FailCommand(opcode),
+            });
         }
         NAMES
             .iter()
@@ -106,6 +130,9 @@ impl fmt::Display for Fault {
         if let Self::FailCommand(opcode) = self {
             return write!(f, "fail-command:{opcode:04x}");
         }
+        if let Self::FailCommandWith(opcode, code) = self {
+            return write!(f, "fail-command:{opcode:04x}:{code}");
+        }
         let name = NAMES
             .iter()
             .find(|(fault, _)| fault == self)
@@ -117,6 +144,47 @@ impl fmt::Display for Fault {
 #[cfg(test)]
 mod tests {
     use super::{Fault, NAMES};
+
+    /// What the list of names must have; it does not build when a fault is added that it does not know.
+    const fn has_no_parameter(fault: Fault) -> bool {
+        match fault {
+            Fault::FailCommand(_) | Fault::FailCommandWith(..) => false,
+            Fault::None
+            | Fault::SwappedBuffers
+            | Fault::WrongHeaderLength
+            | Fault::SplitOffByOne
+            | Fault::WrongPacketLength
+            | Fault::Hbo
+            | Fault::NoSph
+            | Fault::LateDescriptor
+            | Fault::NoDoneBit
+            | Fault::ReceiveError
+            | Fault::LostInterrupt
+            | Fault::WrongHash
+            | Fault::NoSpread
+            | Fault::NoFlowDirector
+            | Fault::NoRules
+            | Fault::QueueWillNotStop
+            | Fault::ResetHangs
+            | Fault::AdminQueueHangs
+            | Fault::StrayBuffers
+            | Fault::StrayRing
+            | Fault::QueueWillNotStart
+            | Fault::Gone => true,
+        }
+    }
+
+    #[test]
+    fn the_list_is_complete() {
+        // So many are named in `has_no_parameter`.
+        assert_eq!(NAMES.len(), 22);
+        let mut seen = Vec::new();
+        for (fault, name) in NAMES {
+            assert!(has_no_parameter(*fault), "{name}");
+            assert!(!seen.contains(fault), "{name} is there twice");
+            seen.push(*fault);
+        }
+    }
 
     #[test]
     fn names_go_round() {
@@ -131,5 +199,8 @@ mod tests {
         let failing = Fault::FailCommand(0x2a0);
         assert_eq!(failing.to_string().parse::<Fault>(), Ok(failing));
         assert!("fail-command:".parse::<Fault>().is_err());
+        let failing = Fault::FailCommandWith(0x2a0, 13);
+        assert_eq!(failing.to_string().parse::<Fault>(), Ok(failing));
+        assert!("fail-command:02a0:".parse::<Fault>().is_err());
     }
 }

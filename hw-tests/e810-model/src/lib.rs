@@ -19,6 +19,7 @@ mod image;
 mod interrupts;
 mod personality;
 mod pipeline;
+mod refusals;
 mod registers;
 mod regs;
 mod reset;
@@ -184,7 +185,20 @@ impl E810 {
     /// What strict checks refused and why, oldest first; at most 1,024, the oldest go first.
     #[must_use]
     pub fn refusals(&self) -> Vec<String> {
-        lock(&self.state).refusals()
+        lock(&self.state).refusals.after(0)
+    }
+
+    /// How many refusals there were so far, and those after the first `told`, as far as they are kept.
+    #[must_use]
+    pub fn refusals_after(&self, told: u64) -> (u64, Vec<String>) {
+        let state = lock(&self.state);
+        (state.refusals.total(), state.refusals.after(told))
+    }
+
+    /// The numbers of the error codes (`ICE_AQ_RC_*`) that refused commands are answered with.
+    #[must_use]
+    pub fn codes() -> [u16; 12] {
+        adminq::Code::ALL.map(|code| code as u16)
     }
 
     /// Something other than the driver resets the device: the firmware, another function, an error. The driver gets an interrupt (OICR, GRST) before it

@@ -83,6 +83,7 @@ pub(crate) const PFINT_OICR: u32 = 0x16_ca00;
 pub(crate) const OICR_INTEVENT: u32 = 1;
 pub(crate) const OICR_MAL_DETECT: u32 = 1 << 19;
 pub(crate) const OICR_GRST: u32 = 1 << 20;
+pub(crate) const OICR_PCI_EXCEPTION: u32 = 1 << 21;
 pub(crate) const OICR_LINK_STAT_CHANGE: u32 = 1 << 25;
 pub(crate) const OICR_SWINT: u32 = 1 << 31;
 pub(crate) const PFINT_OICR_ENA: u32 = 0x16_c900;

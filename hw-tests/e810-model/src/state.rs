@@ -10,6 +10,7 @@ use crate::fault::Fault;
 use crate::interrupts;
 use crate::personality::Personality;
 use crate::pipeline::{Filters, Package};
+use crate::refusals::Refusals;
 use crate::registers::Registers;
 use crate::regs;
 use crate::reset;
@@ -19,8 +20,7 @@ use crate::tree::Tree;
 use crate::tx;
 use crate::vsi::Vsi;
 
-/// Refusals and sent frames that are kept.
-const KEPT_REFUSALS: usize = 1024;
+/// Sent frames that are kept.
 const KEPT_FRAMES: usize = 65_536;
 
 pub(crate) struct State {
@@ -51,14 +51,14 @@ pub(crate) struct State {
     pub(crate) rx: BTreeMap<u32, rx::Queue>,
     pub(crate) tx: BTreeMap<u32, tx::Queue>,
     /// Descriptors that a fault holds back.
-    pub(crate) late: Vec<(u64, [u8; rx::DESCRIPTOR])>,
+    pub(crate) late: Vec<rx::Late>,
     pub(crate) pending: interrupts::Pending,
     pub(crate) reset: Option<reset::Pending>,
     pub(crate) function_reads: u32,
     /// How often each admin command came.
     pub(crate) commands: BTreeMap<u16, u64>,
     memory: Arc<dyn Dma>,
-    refusals: VecDeque<String>,
+    pub(crate) refusals: Refusals,
     /// Vectors to raise when the lock is released.
     raised: Vec<u16>,
     /// Frames for the wire, to hand out when the lock is released.
@@ -98,7 +98,7 @@ impl State {
             function_reads: 0,
             commands: BTreeMap::new(),
             memory: Arc::new(Nothing),
-            refusals: VecDeque::new(),
+            refusals: Refusals::default(),
             raised: Vec::new(),
             outgoing: Vec::new(),
             kept: VecDeque::new(),
@@ -239,15 +239,7 @@ impl State {
     /// Notes what was refused, and why.
     pub(crate) fn refuse(&mut self, why: String) {
         tracing::debug!(refused = %why);
-        if self.refusals.len() == KEPT_REFUSALS {
-            self.refusals.pop_front();
-        }
-        self.refusals.push_back(why);
-    }
-
-    /// Refused accesses to memory come in here as well.
-    pub(crate) fn refusals(&self) -> Vec<String> {
-        self.refusals.iter().cloned().collect()
+        self.refusals.push(why);
     }
 
     /// A vector's message goes to the bus, if the device is a bus master.

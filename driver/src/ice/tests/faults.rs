@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use nix::sys::eventfd::EventFd;
 
 use super::rig::{ADMIN, Queue, Rig, Setup, readable, udp, udp_to};
+use crate::device::Device;
 use crate::ice::model::{Fault, IceModel};
-use crate::ice::regs::{GL_MDET_RX, PF_MDET_RX, PFINT_FW_CTL, PFINT_OICR, cause};
+use crate::ice::regs::{GL_MDET_RX, GLGEN_RSTAT, PF_MDET_RX, PFINT_FW_CTL, PFINT_OICR, cause};
 use crate::ice::{IceNic, PackageSource};
 use crate::{DriverError, Flows, Link, Nic, RxQueue};
 
@@ -17,13 +18,13 @@ use crate::{DriverError, Flows, Link, Nic, RxQueue};
 const GLGEN_RTRIG: u32 = 0x000b_8190;
 
 /// All commands that opening, attaching and closing give.
-const COMMANDS: [u16; 29] = [
+pub(super) const COMMANDS: [u16; 29] = [
     0x0001, 0x0002, 0x0008, 0x0009, 0x000a, 0x0107, 0x0110, 0x0200, 0x0208, 0x0209, 0x0210, 0x0213,
     0x0290, 0x0291, 0x0293, 0x02a0, 0x02a2, 0x02a4, 0x0603, 0x0605, 0x0607, 0x0613, 0x0b02, 0x0b03,
     0x0c40, 0x0c42, 0x0c43, 0x0003, 0x0211,
 ];
 
-fn rig(queues: u32) -> Rig {
+pub(super) fn rig(queues: u32) -> Rig {
     Rig::new(Setup {
         queues,
         ..Setup::default()
@@ -42,7 +43,27 @@ fn again(rig: &mut Rig, queue: usize) {
         .insert(queue, Queue::open(&mut rig.nic, index, config));
 }
 
-fn works(rig: &mut Rig) {
+/// All queues end and are opened again, as when their clients attach again.
+pub(super) fn all_again(rig: &mut Rig) {
+    for queue in 0..rig.queues.len() as u32 {
+        rig.nic.close_queue(queue).unwrap();
+    }
+    let configs: Vec<_> = rig
+        .queues
+        .drain(..)
+        .map(|queue| {
+            let config = queue.config.clone();
+            queue.end();
+            config.provider.uninstall();
+            config
+        })
+        .collect();
+    for (index, config) in (0..).zip(configs) {
+        rig.queues.push(Queue::open(&mut rig.nic, index, config));
+    }
+}
+
+pub(super) fn works(rig: &mut Rig) {
     rig.any(0);
     rig.rule(1, 8, "udp,dst-port=5000");
     rig.receive(&udp(1, 1, 100));
@@ -51,7 +72,7 @@ fn works(rig: &mut Rig) {
 }
 
 /// Why a queue has ended, which the monitor may have to find out first; whoever sleeps is woken then.
-fn fault_of(rig: &Rig, queue: usize) -> &'static str {
+pub(super) fn fault_of(rig: &Rig, queue: usize) -> &'static str {
     let queue = &rig.queues[queue].queue;
     let by = Instant::now() + Duration::from_secs(5);
     while queue.fault().is_none() && Instant::now() < by {
@@ -62,7 +83,7 @@ fn fault_of(rig: &Rig, queue: usize) -> &'static str {
 }
 
 #[test]
-fn each_command_that_fails_is_named_and_costs_no_more() {
+pub(super) fn each_command_that_fails_is_named_and_costs_no_more() {
     for opcode in COMMANDS {
         let setup = Setup::default();
         let model = IceModel::new(setup.personality);
@@ -82,7 +103,7 @@ fn each_command_that_fails_is_named_and_costs_no_more() {
 }
 
 #[test]
-fn a_rule_that_the_firmware_refuses_leaves_everything_as_it_was() {
+pub(super) fn a_rule_that_the_firmware_refuses_leaves_everything_as_it_was() {
     for opcode in [
         0x0208, 0x0210, 0x0290, 0x0291, 0x0293, 0x02a0, 0x0b02, 0x0b03, 0x0c42, 0x0008,
     ] {
@@ -120,7 +141,7 @@ fn a_rule_that_the_firmware_refuses_leaves_everything_as_it_was() {
 }
 
 #[test]
-fn a_vsi_that_is_not_given_back_ends_no_queue() {
+pub(super) fn a_vsi_that_is_not_given_back_ends_no_queue() {
     for opcode in [0x0213, 0x02a2, 0x0209] {
         let mut rig = rig(2);
         works(&mut rig);
@@ -136,7 +157,7 @@ fn a_vsi_that_is_not_given_back_ends_no_queue() {
 }
 
 #[test]
-fn firmware_that_does_not_answer_costs_a_second_and_a_reset() {
+pub(super) fn firmware_that_does_not_answer_costs_a_second_and_a_reset() {
     let mut rig = rig(2);
     works(&mut rig);
     rig.model.set_fault(Fault::AdminQueueHangs);
@@ -177,7 +198,7 @@ fn firmware_that_does_not_answer_costs_a_second_and_a_reset() {
 }
 
 #[test]
-fn firmware_that_never_answers_is_an_error_in_time() {
+pub(super) fn firmware_that_never_answers_is_an_error_in_time() {
     for fault in [Fault::AdminQueueHangs, Fault::ResetHangs, Fault::Gone] {
         let setup = Setup::default();
         let model = IceModel::new(setup.personality);
@@ -193,7 +214,7 @@ fn firmware_that_never_answers_is_an_error_in_time() {
 }
 
 #[test]
-fn a_queue_that_does_not_stop_costs_a_reset_and_ends_the_others() {
+pub(super) fn a_queue_that_does_not_stop_costs_a_reset_and_ends_the_others() {
     let mut rig = rig(2);
     works(&mut rig);
     rig.model.set_fault(Fault::QueueWillNotStop);
@@ -217,7 +238,7 @@ fn a_queue_that_does_not_stop_costs_a_reset_and_ends_the_others() {
 }
 
 #[test]
-fn memory_is_kept_when_nothing_can_be_proven() {
+pub(super) fn memory_is_kept_when_nothing_can_be_proven() {
     let mut rig = rig(1);
     rig.any(0);
     rig.nic.close_queue(0).unwrap();
@@ -234,7 +255,7 @@ fn memory_is_kept_when_nothing_can_be_proven() {
 }
 
 #[test]
-fn a_card_that_is_gone_is_told_and_left_alone() {
+pub(super) fn a_card_that_is_gone_is_told_and_left_alone() {
     for gone in [true, false] {
         let mut rig = rig(1);
         rig.any(0);
@@ -260,7 +281,7 @@ fn a_card_that_is_gone_is_told_and_left_alone() {
 }
 
 #[test]
-fn a_reset_of_the_card_ends_queues_that_can_be_had_again() {
+pub(super) fn a_reset_of_the_card_ends_queues_that_can_be_had_again() {
     for kind in [1, 2] {
         let mut rig = rig(2);
         works(&mut rig);
@@ -269,39 +290,46 @@ fn a_reset_of_the_card_ends_queues_that_can_be_had_again() {
         let fault = fault_of(&rig, 0);
         assert!(fault.contains("whole card was reset"), "{fault}");
         // Both end; the first that comes back sets the card up, with its package, which a reset of the core has lost.
-        for queue in 0..2 {
-            rig.nic.close_queue(queue).unwrap();
-        }
-        let configs: Vec<_> = rig
-            .queues
-            .drain(..)
-            .map(|queue| {
-                let config = queue.config.clone();
-                queue.end();
-                config.provider.uninstall();
-                config
-            })
-            .collect();
-        for (index, config) in (0..).zip(configs) {
-            rig.queues.push(Queue::open(&mut rig.nic, index, config));
-        }
+        all_again(&mut rig);
         works(&mut rig);
         rig.end();
     }
 }
 
 #[test]
-fn a_reset_that_took_its_own_notice_with_it_is_seen_all_the_same() {
-    let rig = rig(1);
-    // Where admin events go has been cleared.
-    rig.model.say(&[(PFINT_FW_CTL, 0)]);
-    let fault = fault_of(&rig, 0);
-    assert!(fault.contains("whole card was reset"), "{fault}");
-    drop(rig.queues.into_iter().map(Queue::end).collect::<Vec<_>>());
+pub(super) fn a_reset_that_took_its_own_notice_with_it_is_seen_all_the_same() {
+    // Where admin events go has been cleared; and the card has counted one more reset of all of it, or not.
+    for (counted, why) in [
+        (1 << 4, "whole card was reset"),
+        (0, "somebody else had the system reset this NIC"),
+    ] {
+        let rig = rig(1);
+        rig.model.say(&[(PFINT_FW_CTL, 0), (GLGEN_RSTAT, counted)]);
+        let fault = fault_of(&rig, 0);
+        assert!(fault.contains(why), "{fault}");
+        drop(rig.queues.into_iter().map(Queue::end).collect::<Vec<_>>());
+    }
 }
 
 #[test]
-fn what_moves_to_another_attachment_is_not_lost_when_that_is_refused() {
+pub(super) fn a_reset_of_the_function_by_the_bus_ends_queues_that_can_be_had_again() {
+    let mut rig = rig(2);
+    works(&mut rig);
+    assert!(rig.queues[0].queue.arm());
+    rig.model.card().reset();
+    // As after a reset that the system makes: it puts the PCI command register back.
+    rig.model.set_bus_master(true).unwrap();
+    let fault = fault_of(&rig, 0);
+    assert!(fault.contains("somebody else"), "{fault}");
+    // Nothing comes before somebody attaches again.
+    assert!(!rig.model.card().receive(&udp(1, 1, 100)));
+    all_again(&mut rig);
+    works(&mut rig);
+    rig.end();
+}
+
+#[test]
+pub(super) fn what_moves_to_another_attachment_is_not_lost_when_that_is_refused() {
     let mut rig = rig(2);
     rig.any(0);
     let station = [2, 0xe8, 0x10, 0, 0, 1];
@@ -317,7 +345,7 @@ fn what_moves_to_another_attachment_is_not_lost_when_that_is_refused() {
 }
 
 #[test]
-fn errors_of_the_device_end_its_queues_until_it_is_reset() {
+pub(super) fn errors_of_the_device_end_its_queues_until_it_is_reset() {
     for (causes, why) in [
         (cause::ECC, "in its own memory"),
         (cause::MALICIOUS, "malicious driver detection"),
@@ -332,22 +360,7 @@ fn errors_of_the_device_end_its_queues_until_it_is_reset() {
         ]);
         let fault = fault_of(&rig, 1);
         assert!(fault.contains(why), "{fault}");
-        for queue in 0..2 {
-            rig.nic.close_queue(queue).unwrap();
-        }
-        let configs: Vec<_> = rig
-            .queues
-            .drain(..)
-            .map(|queue| {
-                let config = queue.config.clone();
-                queue.end();
-                config.provider.uninstall();
-                config
-            })
-            .collect();
-        for (index, config) in (0..).zip(configs) {
-            rig.queues.push(Queue::open(&mut rig.nic, index, config));
-        }
+        all_again(&mut rig);
         assert_eq!(rig.model.resets(), 1);
         works(&mut rig);
         rig.end();
@@ -355,7 +368,7 @@ fn errors_of_the_device_end_its_queues_until_it_is_reset() {
 }
 
 #[test]
-fn what_cannot_be_true_of_a_packet_costs_the_packet() {
+pub(super) fn what_cannot_be_true_of_a_packet_costs_the_packet() {
     let mut rig = rig(1);
     rig.any(0);
     rig.model.set_fault(Fault::ReceiveError);
@@ -378,7 +391,7 @@ fn what_cannot_be_true_of_a_packet_costs_the_packet() {
 }
 
 #[test]
-fn descriptors_that_are_never_done_hold_nothing_up() {
+pub(super) fn descriptors_that_are_never_done_hold_nothing_up() {
     let mut rig = rig(1);
     rig.any(0);
     rig.model.set_fault(Fault::NoDoneBit);
@@ -390,7 +403,7 @@ fn descriptors_that_are_never_done_hold_nothing_up() {
 }
 
 #[test]
-fn faults_that_no_driver_can_see_break_nothing_else() {
+pub(super) fn faults_that_no_driver_can_see_break_nothing_else() {
     for fault in [
         Fault::SwappedBuffers,
         Fault::WrongHeaderLength,
@@ -416,7 +429,7 @@ fn faults_that_no_driver_can_see_break_nothing_else() {
 }
 
 #[test]
-fn what_the_model_refuses_is_an_error_of_the_driver() {
+pub(super) fn what_the_model_refuses_is_an_error_of_the_driver() {
     let setup = Setup::default();
     let model = IceModel::new(crate::ice::model::Personality {
         ddp: false,

@@ -205,7 +205,7 @@ fn life(seed: u64, odds: u64) -> bool {
 }
 
 #[test]
-fn a_nic_that_lies_is_survived() {
+pub(super) fn a_nic_that_lies_is_survived() {
     let start = Instant::now();
     let (mut lives, mut received) = (0, 0);
     // As many as there is time for, and enough in any case.

@@ -5,7 +5,7 @@ use crate::ice::model::Fault;
 use crate::{Flows, Interrupts, Link, LinkState, Nic, RxBatch, RxQueue, Statistics};
 
 #[test]
-fn link_is_up_and_a_hundred_gigabits() {
+pub(super) fn link_is_up_and_a_hundred_gigabits() {
     let rig = Rig::new(Setup::default());
     let up = LinkState {
         up: true,
@@ -29,7 +29,7 @@ fn link_is_up_and_a_hundred_gigabits() {
 }
 
 #[test]
-fn reports_of_health_are_told() {
+pub(super) fn reports_of_health_are_told() {
     let mut setup = Setup::default();
     setup.personality.api = (1, 7, 6);
     let rig = Rig::new(setup);
@@ -46,7 +46,7 @@ fn reports_of_health_are_told() {
 }
 
 #[test]
-fn nothing_comes_before_a_rule_or_after_the_end() {
+pub(super) fn nothing_comes_before_a_rule_or_after_the_end() {
     let mut rig = Rig::new(Setup::default());
     assert!(!rig.model.card().receive(&udp(1, 2, 100)));
     rig.any(0);
@@ -60,7 +60,7 @@ fn nothing_comes_before_a_rule_or_after_the_end() {
 }
 
 #[test]
-fn an_empty_pool_drops_and_every_drop_is_counted() {
+pub(super) fn an_empty_pool_drops_and_every_drop_is_counted() {
     let mut rig = Rig::new(Setup {
         queues: 2,
         chunks: 32,
@@ -98,7 +98,7 @@ fn an_empty_pool_drops_and_every_drop_is_counted() {
 }
 
 #[test]
-fn what_several_queues_lost_is_nobodys_and_not_exact() {
+pub(super) fn what_several_queues_lost_is_nobodys_and_not_exact() {
     let mut rig = Rig::new(Setup {
         queues: 2,
         chunks: 32,
@@ -125,7 +125,7 @@ fn what_several_queues_lost_is_nobodys_and_not_exact() {
 }
 
 #[test]
-fn the_port_counts_packets_and_bytes() {
+pub(super) fn the_port_counts_packets_and_bytes() {
     let mut rig = Rig::new(Setup::default());
     rig.any(0);
     for port in 0..10 {
@@ -142,7 +142,7 @@ fn the_port_counts_packets_and_bytes() {
 }
 
 #[test]
-fn a_sleeping_queue_is_woken_and_an_awake_one_is_not() {
+pub(super) fn a_sleeping_queue_is_woken_and_an_awake_one_is_not() {
     let mut rig = Rig::new(Setup::default());
     rig.any(0);
     rig.nic.set_moderation(0, 100).unwrap();
@@ -168,7 +168,7 @@ fn a_sleeping_queue_is_woken_and_an_awake_one_is_not() {
 }
 
 #[test]
-fn a_lost_interrupt_and_a_late_descriptor_lose_no_packet() {
+pub(super) fn a_lost_interrupt_and_a_late_descriptor_lose_no_packet() {
     for fault in [Fault::LostInterrupt, Fault::LateDescriptor] {
         let mut rig = Rig::new(Setup::default());
         rig.any(0);
@@ -187,7 +187,7 @@ fn a_lost_interrupt_and_a_late_descriptor_lose_no_packet() {
 }
 
 #[test]
-fn what_had_arrived_is_there_after_the_stop() {
+pub(super) fn what_had_arrived_is_there_after_the_stop() {
     let mut rig = Rig::new(Setup::default());
     rig.any(0);
     for port in 0..5 {
@@ -208,7 +208,7 @@ fn what_had_arrived_is_there_after_the_stop() {
 }
 
 #[test]
-fn queues_come_and_go_many_times() {
+pub(super) fn queues_come_and_go_many_times() {
     let mut rig = Rig::new(Setup::default());
     for round in 0..30 {
         rig.any(0);

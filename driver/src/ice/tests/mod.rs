@@ -1,5 +1,6 @@
 //! The driver end to end on the model.
 
+mod answers;
 mod faults;
 mod hostile;
 mod intel;

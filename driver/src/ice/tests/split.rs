@@ -13,7 +13,7 @@ fn without_package() -> IceOptions {
 }
 
 #[test]
-fn frames_without_ip_are_split_behind_ethernet() {
+pub(super) fn frames_without_ip_are_split_behind_ethernet() {
     let mut rig = Rig::new(Setup::default());
     rig.rule(0, 3, "arp");
     rig.receive(&arp());
@@ -26,7 +26,7 @@ fn frames_without_ip_are_split_behind_ethernet() {
 }
 
 #[test]
-fn jumbo_frames_spread_over_chunks() {
+pub(super) fn jumbo_frames_spread_over_chunks() {
     let mut rig = Rig::new(Setup::default());
     rig.any(0);
     for len in [2090, 2091, 4138, 8942, 9720] {
@@ -42,7 +42,7 @@ fn jumbo_frames_spread_over_chunks() {
 }
 
 #[test]
-fn a_chain_over_more_chunks_than_the_device_has_is_not_put_there() {
+pub(super) fn a_chain_over_more_chunks_than_the_device_has_is_not_put_there() {
     let mut rig = Rig::new(Setup {
         chunk: 1024,
         ..Setup::default()
@@ -59,7 +59,7 @@ fn a_chain_over_more_chunks_than_the_device_has_is_not_put_there() {
 }
 
 #[test]
-fn tags_are_taken_out_when_asked_for() {
+pub(super) fn tags_are_taken_out_when_asked_for() {
     let mut frame = udp(1, 2, 100);
     frame.splice(12..12, [0x81, 0, 0x20, 100]);
     let mut rig = Rig::new(Setup::default());
@@ -89,7 +89,7 @@ fn tags_are_taken_out_when_asked_for() {
 }
 
 #[test]
-fn a_header_longer_than_its_slot_is_dropped_and_counted() {
+pub(super) fn a_header_longer_than_its_slot_is_dropped_and_counted() {
     let mut rig = Rig::new(Setup {
         slot: 64,
         ..Setup::default()
@@ -111,7 +111,7 @@ fn a_header_longer_than_its_slot_is_dropped_and_counted() {
 }
 
 #[test]
-fn an_overflow_is_dropped_whatever_the_policy() {
+pub(super) fn an_overflow_is_dropped_whatever_the_policy() {
     let mut rig = Rig::new(Setup::default());
     rig.any(0);
     rig.model.set_fault(Fault::Hbo);
@@ -129,7 +129,7 @@ fn an_overflow_is_dropped_whatever_the_policy() {
 }
 
 #[test]
-fn the_policy_decides_about_what_is_not_split() {
+pub(super) fn the_policy_decides_about_what_is_not_split() {
     for unsplit in [Unsplit::Deliver, Unsplit::Drop] {
         let mut rig = Rig::new(Setup {
             unsplit,
@@ -157,7 +157,7 @@ fn the_policy_decides_about_what_is_not_split() {
 }
 
 #[test]
-fn what_cannot_be_is_refused() {
+pub(super) fn what_cannot_be_is_refused() {
     let open = |setup: Setup| {
         let mut rig = Rig::new(Setup {
             queues: 0,
@@ -215,7 +215,7 @@ fn what_cannot_be_is_refused() {
 }
 
 #[test]
-fn memory_that_is_not_the_cpus_needs_a_package() {
+pub(super) fn memory_that_is_not_the_cpus_needs_a_package() {
     let mut rig = Rig::safe();
     assert!(rig.nic.needs().cpu_reads_payload);
     assert_eq!(rig.nic.package(), None);
@@ -235,7 +235,7 @@ fn memory_that_is_not_the_cpus_needs_a_package() {
 }
 
 #[test]
-fn a_package_that_was_asked_for_is_not_done_without() {
+pub(super) fn a_package_that_was_asked_for_is_not_done_without() {
     let model = crate::ice::model::IceModel::new(crate::ice::model::Personality {
         ddp: false,
         ..Setup::default().personality

@@ -35,6 +35,30 @@ pub(crate) enum Code {
     BadSignature = 25,
 }
 
+impl Code {
+    /// Every code that the model gives.
+    pub(crate) const ALL: [Self; 12] = [
+        Self::NotPermitted,
+        Self::NoEntry,
+        Self::Io,
+        Self::NoMemory,
+        Self::Access,
+        Self::Busy,
+        Self::Exists,
+        Self::Invalid,
+        Self::NoSpace,
+        Self::NoSystem,
+        Self::BadAddress,
+        Self::BadSignature,
+    ];
+
+    /// The code with this number; `EIO` for one that the model never gives.
+    pub(crate) fn of(number: u16) -> Self {
+        let mut all = Self::ALL.into_iter();
+        all.find(|code| *code as u16 == number).unwrap_or(Self::Io)
+    }
+}
+
 /// A command that is not carried out.
 #[derive(Debug)]
 pub(crate) struct Refused {

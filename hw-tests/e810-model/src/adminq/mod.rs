@@ -223,8 +223,12 @@ impl State {
     }
 
     fn carry_out(&mut self, command: &mut Command) -> Done {
-        if self.fault == Fault::FailCommand(command.opcode) {
-            return answer(Code::Io);
+        match self.fault {
+            Fault::FailCommand(opcode) if opcode == command.opcode => return answer(Code::Io),
+            Fault::FailCommandWith(opcode, code) if opcode == command.opcode => {
+                return answer(Code::of(code));
+            }
+            _ => {}
         }
         if command.len > BUFFER_MAX {
             command.answered = 0;

@@ -95,11 +95,11 @@ fn watch(card: &Arc<E810>) {
     std::thread::spawn(move || {
         let mut told = 0;
         loop {
-            let refusals = card.refusals();
-            for refusal in refusals.iter().skip(told) {
+            let (total, new) = card.refusals_after(told);
+            for refusal in new {
                 println!("refused: {refusal}");
             }
-            told = refusals.len();
+            told = total;
             std::thread::sleep(LOOK);
         }
     });

@@ -1,7 +1,9 @@
 //! A frame's way from the wire to descriptors.
 
+use super::Late;
 use super::descriptor::{DESCRIPTOR, NO_FLOW, Piece, Told};
 use super::split::{self, Part};
+use crate::Unmapped;
 use crate::bytes;
 use crate::checksum;
 use crate::fault::Fault;
@@ -13,6 +15,8 @@ use crate::vsi::Strip;
 
 /// Bytes of the shortest frame without its FCS; shorter ones are padded with zeros, as every sender's MAC does.
 const SHORTEST: usize = 60;
+/// Where a fault goes astray to: above 30 GiB, in nobody's memory.
+const STRAY: u64 = 0x7_6543_2000;
 /// Descriptors that one packet may use.
 const CHAIN: usize = 5;
 
@@ -202,11 +206,8 @@ impl State {
             let (now, later) = rest.split_at(take);
             rest = later;
             let first = (i == 0).then_some((header, part));
-            if !self.fill(at, first, now, i + 1 == needed, &told) {
-                self.refuse(format!(
-                    "receive queue {queue}: descriptor {} cannot be read",
-                    (head + i as u16) % len
-                ));
+            if let Err(error) = self.fill(queue, at, first, now, i + 1 == needed, &told) {
+                self.unreadable(queue, (head + i as u16) % len, error);
                 return Err(Lost::Error);
             }
         }
@@ -216,19 +217,46 @@ impl State {
         Ok(())
     }
 
-    /// One descriptor's buffers and write-back. False if the descriptor cannot be read.
+    /// A descriptor cannot be read: the packet is lost, and the card reports an error of the bus. Said once for a queue; more are counted until it stops.
+    fn unreadable(&mut self, queue: u32, index: u16, error: Unmapped) {
+        let is_master = self.config.bus_master();
+        let Some(running) = self.rx.get_mut(&queue) else {
+            return;
+        };
+        running.unreadable += 1;
+        if running.unreadable > 1 {
+            return;
+        }
+        let why = if is_master {
+            error.to_string()
+        } else {
+            "bus mastering is off (bit 2 of the PCI command register)".to_owned()
+        };
+        self.refuse(format!(
+            "receive queue {queue}: descriptor {index} cannot be read: {why}; its packets are lost until it is set up anew"
+        ));
+        // A read that nobody answers ends in an error that the card sees. Without bus mastering it does not read.
+        if is_master {
+            self.raise_other(regs::OICR_PCI_EXCEPTION);
+        }
+    }
+
+    /// One descriptor's buffers and write-back; an error if the descriptor cannot be read.
     fn fill(
         &mut self,
+        queue: u32,
         at: u64,
         first: Option<(&[u8], Part)>,
         data: &[u8],
         last: bool,
         told: &Told,
-    ) -> bool {
+    ) -> Result<(), Unmapped> {
+        let from = match self.fault {
+            Fault::StrayRing => STRAY,
+            _ => at,
+        };
         let mut read = [0; DESCRIPTOR];
-        if self.dma_read(at, &mut read).is_err() {
-            return false;
-        }
+        self.dma_read(from, &mut read)?;
         let mut packet_at = bytes::u64_at(&read, 0);
         let mut header_at = bytes::u64_at(&read, 8);
         if self.card.strict && header_at & 1 != 0 {
@@ -248,7 +276,7 @@ impl State {
         // Writes on the bus are posted: the device does not learn that one went nowhere.
         if let Some((header, part)) = first {
             if !header.is_empty() {
-                self.post(header_at, header);
+                self.post(queue, header_at, header);
             }
             piece.header_len = part.told;
             piece.split = part.split;
@@ -257,34 +285,46 @@ impl State {
                 piece.len += header.len();
             }
         }
-        self.post(packet_at, data);
-        let written = told.write(piece);
-        if self.fault == Fault::LateDescriptor {
-            self.late.push((at, written));
-        } else {
-            self.write_back(at, &written);
+        if self.fault == Fault::StrayBuffers {
+            packet_at = STRAY;
         }
-        true
+        self.post(queue, packet_at, data);
+        let bytes = told.write(piece);
+        if self.fault == Fault::LateDescriptor {
+            self.late.push(Late { queue, at, bytes });
+        } else {
+            self.write_back(queue, at, &bytes);
+        }
+        Ok(())
     }
 
-    /// A posted write.
-    fn post(&mut self, address: u64, data: &[u8]) {
-        if let Err(error) = self.dma_write(address, data) {
-            self.refuse(format!("a receive buffer: {error}"));
+    /// A posted write: the card does not learn what becomes of it. One that reaches no memory is said once for a queue; more are counted until it stops.
+    fn post(&mut self, queue: u32, address: u64, data: &[u8]) {
+        let Err(error) = self.dma_write(address, data) else {
+            return;
+        };
+        let count = self.rx.get_mut(&queue).map(|running| {
+            running.astray += 1;
+            running.astray
+        });
+        if count.is_none_or(|count| count == 1) {
+            self.refuse(format!(
+                "receive queue {queue}: a write for a packet: {error}"
+            ));
         }
     }
 
     /// The quarter with the done bit is written last.
-    fn write_back(&mut self, at: u64, written: &[u8; DESCRIPTOR]) {
-        self.post(at.wrapping_add(16), &written[16..]);
-        self.post(at, &written[..8]);
-        self.post(at.wrapping_add(8), &written[8..16]);
+    fn write_back(&mut self, queue: u32, at: u64, written: &[u8; DESCRIPTOR]) {
+        self.post(queue, at.wrapping_add(16), &written[16..]);
+        self.post(queue, at, &written[..8]);
+        self.post(queue, at.wrapping_add(8), &written[8..16]);
     }
 
     /// Descriptors that a fault held back are written.
     pub(crate) fn flush_late(&mut self) {
-        for (at, written) in std::mem::take(&mut self.late) {
-            self.write_back(at, &written);
+        for late in std::mem::take(&mut self.late) {
+            self.write_back(late.queue, late.at, &late.bytes);
         }
     }
 }

@@ -21,6 +21,18 @@ pub(crate) struct Queue {
     pub(crate) context: Context,
     /// The descriptor that is next.
     pub(crate) head: u16,
+    /// Packets that were lost because a descriptor could not be read.
+    pub(crate) unreadable: u64,
+    /// Writes for packets that reached no memory.
+    pub(crate) astray: u64,
+}
+
+/// A descriptor that a fault holds back.
+#[derive(Clone, Debug)]
+pub(crate) struct Late {
+    pub(crate) queue: u32,
+    pub(crate) at: u64,
+    pub(crate) bytes: [u8; DESCRIPTOR],
 }
 
 impl State {
@@ -33,7 +45,7 @@ impl State {
             control,
             value & !regs::QRX_CTRL_STAT | if runs { regs::QRX_CTRL_STAT } else { 0 },
         );
-        if wanted && !runs {
+        if wanted && !runs && self.fault != Fault::QueueWillNotStart {
             match self.start_rx(queue) {
                 Ok(started) => {
                     self.rx.insert(queue, started);
@@ -62,15 +74,39 @@ impl State {
         Ok(Queue {
             head: context.head,
             context,
+            unreadable: 0,
+            astray: 0,
         })
     }
 
     /// A queue stops: what was not written back never is.
     pub(crate) fn stop_rx(&mut self, queue: u32) {
-        self.rx.remove(&queue);
+        if let Some(stopped) = self.rx.remove(&queue) {
+            self.sum_up(queue, &stopped);
+        }
         self.late.clear();
         self.regs
             .clear_bits(regs::QRX_CTRL + queue * 4, regs::QRX_CTRL_STAT);
+    }
+
+    /// What went wrong more than once for a queue that has stopped: it was told when it began.
+    fn sum_up(&mut self, queue: u32, stopped: &Queue) {
+        for (count, what) in [
+            (
+                stopped.unreadable,
+                "packets were lost in all, because descriptors could not be read",
+            ),
+            (
+                stopped.astray,
+                "writes for packets in all reached no memory",
+            ),
+        ] {
+            if count > 1 {
+                self.refuse(format!(
+                    "receive queue {queue}, until it stopped: {count} {what}"
+                ));
+            }
+        }
     }
 
     /// QRX_TAIL was written. It is looked at when a frame comes; only nonsense is told at once.

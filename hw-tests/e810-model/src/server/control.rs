@@ -5,7 +5,7 @@
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{GuestMemory, Wire};
 use crate::{E810, Fault, Reset};
@@ -20,7 +20,7 @@ pub struct Control {
     /// Its wire, if it has one.
     pub wire: Option<Arc<Wire>>,
     /// How many refusals were told.
-    pub told: Arc<AtomicUsize>,
+    pub told: Arc<AtomicU64>,
 }
 
 impl Control {
@@ -68,10 +68,9 @@ impl Control {
             ("reset", "core") => self.card.start_reset(Reset::Core),
             ("reset", "global") => self.card.start_reset(Reset::Global),
             ("refusals", "") => {
-                let refusals = self.card.refusals();
-                let told = self.told.swap(refusals.len(), Ordering::Relaxed);
-                let new = refusals.into_iter().skip(told);
-                return Ok(new.map(|why| why.replace('\n', " ")).collect());
+                let (total, new) = self.card.refusals_after(self.told.load(Ordering::Relaxed));
+                self.told.store(total, Ordering::Relaxed);
+                return Ok(new.iter().map(|why| why.replace('\n', " ")).collect());
             }
             ("memory", "") => {
                 let (maps, refused) = (self.memory.count(), self.memory.refused());
