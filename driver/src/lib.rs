@@ -9,6 +9,8 @@ mod chunk;
 pub mod device;
 mod error;
 pub mod flow;
+#[cfg(any(test, feature = "igb-model", feature = "ice-model"))]
+mod hostile;
 pub mod ice;
 pub mod igb;
 #[cfg(target_arch = "x86_64")]

@@ -2,6 +2,7 @@
 //!
 //! An adapter and no more: what the card does is the model's, which knows nothing of this driver.
 
+pub mod hostile;
 mod memory;
 
 use std::collections::BTreeMap;
@@ -14,8 +15,10 @@ pub use devrx_e810_model::{E810, Fault, Personality};
 use devrx_provider::MapWay;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+use super::regs::ADMIN_SEND;
 use crate::DriverError;
 use crate::device::{Device, Mapper, PciId, Registers};
+use crate::hostile::Tape;
 use crate::ring::{Iommu, WAYS, ring};
 
 /// Where the PCI command register is, and its bus master bit.
@@ -29,22 +32,31 @@ const MSIX: u8 = 0x11;
 #[derive(Debug)]
 pub struct Chip {
     card: Arc<E810>,
+    iommu: Arc<Iommu>,
     /// What registers say once, instead of what they have.
     says: Mutex<BTreeMap<u32, u32>>,
+    /// What registers say to one thread, whichever it reads.
+    tape: Mutex<Tape>,
+    /// What is wrong with the next admin answers.
+    spoils: Mutex<hostile::Spoils>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Registers for Chip {
     fn read32(&self, offset: u32) -> u32 {
-        let said = self
-            .says
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&offset);
+        let said = locked(&self.says).remove(&offset);
+        let said = said.or_else(|| locked(&self.tape).next());
         said.unwrap_or_else(|| self.card.read32(offset))
     }
 
     fn write32(&self, offset: u32, value: u32) {
         self.card.write32(offset, value);
+        if offset == ADMIN_SEND.tail {
+            self.spoil(value);
+        }
     }
 }
 
@@ -73,6 +85,7 @@ pub struct IceModel {
     iommu: Arc<Iommu>,
     wires: Arc<Wires>,
     id: PciId,
+    station: [u8; 6],
     vectors: u32,
     resets: AtomicU32,
     reset_fails: AtomicBool,
@@ -103,6 +116,7 @@ impl IceModel {
             revision: personality.revision,
         };
         let vectors = u32::from(personality.vectors);
+        let station = personality.mac;
         let card = E810::new(personality);
         let iommu = Arc::new(Iommu::default());
         let wires = Arc::new(Wires::default());
@@ -111,8 +125,12 @@ impl IceModel {
         Arc::new(Self {
             chip: Arc::new(Chip {
                 card,
+                iommu: Arc::clone(&iommu),
                 says: Mutex::default(),
+                tape: Mutex::default(),
+                spoils: Mutex::default(),
             }),
+            station,
             iommu,
             wires,
             id,
@@ -127,6 +145,12 @@ impl IceModel {
     #[must_use]
     pub fn card(&self) -> &Arc<E810> {
         &self.chip.card
+    }
+
+    /// The port's own address.
+    #[must_use]
+    pub const fn station(&self) -> [u8; 6] {
+        self.station
     }
 
     /// From now on it misbehaves like this.

@@ -75,7 +75,7 @@ struct State {
     fifo: VecDeque<Vec<u8>>,
     sent: Vec<Vec<u8>>,
     resets: u32,
-    tape: hostile::Tape,
+    tape: crate::hostile::Tape,
 }
 
 impl IgbModel {
@@ -113,7 +113,7 @@ impl IgbModel {
             fifo: VecDeque::new(),
             sent: Vec::new(),
             resets: 0,
-            tape: hostile::Tape::default(),
+            tape: crate::hostile::Tape::default(),
         };
         state.reset();
         Arc::new(Self {
