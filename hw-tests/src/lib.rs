@@ -15,6 +15,7 @@ pub mod daemon;
 pub mod frame;
 pub mod guest;
 pub mod guest_tests;
+pub mod holders;
 pub mod inside;
 pub mod lane;
 pub mod link;

@@ -2,13 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use devrx_hw_tests::command::wait_for;
 use devrx_hw_tests::daemon::Daemon;
-use devrx_hw_tests::link::{Link, LinkSpec};
+use devrx_hw_tests::inside::consumer::{self, Own};
+use devrx_hw_tests::inside::igb::Memory;
+use devrx_hw_tests::link::{Link, LinkSpec, NEAR_IF};
 use devrx_hw_tests::neighbour::Neighbour;
 use devrx_hw_tests::sender::{Sender, Traffic};
-use devrx_hw_tests::{frame, lane, pcap};
+use devrx_hw_tests::{frame, holders, lane, pcap};
 use nix::sys::signal::Signal;
 
 #[test]
@@ -104,5 +106,71 @@ fn without_traffic_a_killed_clients_chunks_come_back_within_a_second() {
         );
         daemon.detach_and_check("victim")?;
         Ok(())
+    });
+}
+
+/// Who dies owns the memory that is received into. The attachment ends with its client: the queue first, then the memory, which after that is nobody's.
+#[test]
+fn memory_of_a_killed_client_goes_after_its_queue_and_its_neighbour_loses_nothing() {
+    const SIZE: u64 = 2 << 20;
+    lane::test(|| {
+        let link = Link::new(LinkSpec {
+            queues: 2,
+            ..LinkSpec::default()
+        })?;
+        let mut daemon = Daemon::start(&link)?;
+        let neighbour = Neighbour::start(&daemon, &link, 4)?;
+        let flood = Sender::start(&link, Traffic::flood(5000).on(0))?;
+        let program = std::path::Path::new(env!("CARGO_BIN_EXE_devrx-guest"));
+        for round in 0..4 {
+            let victim =
+                consumer::start_owner(&daemon, program, "victim", NEAR_IF, Own::Memfd, SIZE)?;
+            let memory = Memory::of_process(victim.pid().as_raw(), "clients-own", SIZE)?;
+            wait_for("the flood goes round", Duration::from_secs(5), || {
+                Ok(daemon.stats()?.attachment("victim")?.count("delivered")? > 2000)
+            })?;
+            // Running; or stopped, and in possession of every chunk.
+            if round % 2 == 0 {
+                victim.signal(Signal::SIGSTOP)?;
+                wait_for("it holds all chunks", Duration::from_secs(2), || {
+                    Ok(daemon.stats()?.attachment("victim")?.count("with_client")? > 400)
+                })?;
+            }
+            let killed = Instant::now();
+            victim.signal(Signal::SIGKILL)?;
+            wait_for("the attachment ends", Duration::from_secs(2), || {
+                Ok(!daemon.stats()?.alive("victim"))
+            })?;
+            let took = killed.elapsed();
+            ensure!(took < Duration::from_secs(1), "the end took {took:?}");
+            drop(victim);
+            let entry = daemon.stats()?.attachment("victim")?;
+            ensure!(
+                entry.count("in_flight")? == 0 && entry.count("hold")? == entry.count("release")?,
+                "not every chunk came back: {}",
+                entry.json()
+            );
+            // The flood goes on, and none of it into what was the client's.
+            memory.fill_here(0x5a)?;
+            daemon.attach("next", "0", 512, 4096, &["udp,dst-port=5000"])?;
+            let next = daemon.recv("next", "--count 2000 --timeout 5 --json")?;
+            let output = next.wait(Duration::from_secs(6))?;
+            ensure!(output.status.success(), "the flood ended: {output:?}");
+            memory
+                .must_be_filled_here(0x5a)
+                .with_context(|| format!("round {round}"))?;
+            daemon.detach("next")?;
+            drop(memory);
+            let holders = holders::of(Own::Memfd.file());
+            ensure!(
+                holders.is_empty(),
+                "processes {holders:?} still have the client's memory; the daemon is {}, its keeper {:?}",
+                daemon.pid(),
+                daemon.children()?
+            );
+        }
+        ensure!(flood.stop()? > 10_000, "the flood was none");
+        ensure!(daemon.running()?, "the daemon is gone: {}", daemon.log());
+        neighbour.finish(&daemon)
     });
 }

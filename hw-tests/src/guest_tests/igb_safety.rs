@@ -11,8 +11,10 @@ use crate::command::{Process, wait_for};
 use crate::daemon::Daemon;
 use crate::guest::machine::E810;
 use crate::guest::message::Frames;
+use crate::inside::consumer::Own;
 use crate::inside::igb::{self, Kind, Memory, NIC, Wanted};
 use crate::inside::{Host, consumer, devices};
+use crate::{frame, holders, pcap};
 
 /// The tests of this file.
 pub const TESTS: &[Test] = &[
@@ -27,6 +29,11 @@ pub const TESTS: &[Test] = &[
         daemon_killed,
     )
     .limit(60),
+    Test::new(
+        "igb_memory_of_a_killed_client_goes_after_its_queue",
+        owner_killed,
+    )
+    .limit(90),
     Test::new("igb_stopped_dma_is_in_the_daemons_numbers", stopped_dma).limit(60),
     Test::new("igb_a_nic_that_is_wanted_back_is_let_go_of", wanted_back).limit(60),
 ];
@@ -48,6 +55,12 @@ pub const E810_TESTS: &[Test] = &[
     )
     .on(E810)
     .limit(60),
+    Test::new(
+        "e810_memory_of_a_killed_client_goes_after_its_queue",
+        owner_killed,
+    )
+    .on(E810)
+    .limit(90),
     Test::new("e810_a_nic_that_is_wanted_back_is_let_go_of", wanted_back)
         .on(E810)
         .limit(60),
@@ -165,6 +178,123 @@ fn client_killed(host: &mut Host) -> Result<()> {
         println!("{kind:?}: not a byte changed after the client was killed");
     }
     igb::end_flood(host, &daemon)
+}
+
+/// An address that only the neighbour's rule knows.
+const OTHER: [u8; 6] = [2, 0, 0, 0, 0, 0x77];
+/// Frames to each of both.
+const FRAMES: u64 = 12_000;
+
+/// Who dies made the memory, in the video memory of a card, and nobody else has it but the daemon: that goes last, when the queue is proven stopped. What the next buffer
+/// gets of it nobody writes to, and the neighbour's packets all arrive.
+fn owner_killed(host: &mut Host) -> Result<()> {
+    if !host.machine().qxl {
+        println!("skipped: this machine has no qxl card");
+        return Ok(());
+    }
+    let own = host.machine().nic(igb::nic(host)).context("no NIC")?.mac();
+    // Loads the card's module.
+    drop(igb::vram(SIZE)?);
+    let mut daemon = igb::daemon(host)?;
+    let neighbour = Wanted {
+        name: "neighbour",
+        kind: Kind::Memfd,
+        chunks: 8192,
+        chunk: 2048,
+        more: "--queue 1 --flow dst-mac=02:00:00:00:00:77 --ring 4096",
+    };
+    neighbour.attach(host, &daemon)?;
+    let file = daemon.folder().join("neighbour.pcap");
+    let recv = daemon.recv("neighbour", &format!("--pcap {}", file.display()))?;
+    let flood = |mac, port| Frames::NumberedTo {
+        mac,
+        port,
+        first: 0,
+        count: FRAMES,
+        payload: 500,
+    };
+    let nic = igb::nic(host);
+    let mixed = vec![flood(OTHER, 6000), flood(own, 5000)];
+    host.inject(nic, Frames::Mixed(mixed), Some(RATE))?;
+    let pci = host.pci(nic)?;
+    let program = std::path::Path::new("/bin/devrx-guest");
+    let mut rounds = 0;
+    while host.injection(nic)?.0 < FRAMES {
+        let victim = consumer::start_owner(&daemon, program, "victim", &pci, Own::Vram, SIZE)?;
+        wait_for("the flood goes round", Duration::from_secs(10), || {
+            Ok(daemon.stats()?.attachment("victim")?.count("delivered")? > 1500)
+        })?;
+        let holders = holders::of(Own::Vram.file());
+        let me = std::process::id();
+        ensure!(
+            holders.len() >= 2 && !holders.contains(&me),
+            "the client's memory is with processes {holders:?}, of which this one is {me}"
+        );
+        victim.signal(Signal::SIGKILL)?;
+        gone(&daemon, "victim")?;
+        drop(victim);
+        let holders = holders::of(Own::Vram.file());
+        ensure!(
+            holders.is_empty(),
+            "processes {holders:?} still have the memory"
+        );
+        // The card gives its memory to the next who asks, and the flood goes on.
+        let memory = Memory::of(igb::vram(SIZE)?, SIZE)?;
+        watch_briefly(host, &daemon, &memory).with_context(|| format!("round {rounds}"))?;
+        rounds += 1;
+    }
+    let taken = host.injected(nic, Duration::from_secs(20))?;
+    ensure!(taken == 2 * FRAMES, "{taken} were sent");
+    ensure!(daemon.running()?, "the daemon is gone: {}", daemon.log());
+    wait_for("everything is received", Duration::from_secs(5), || {
+        Ok(daemon.stats()?.attachment("neighbour")?.count("returned")? >= FRAMES)
+    })
+    .ok();
+    recv.signal(Signal::SIGINT)?;
+    let output = recv.wait(Duration::from_secs(10))?;
+    let mut frames = pcap::read(&file)?;
+    // An 82576 brings frames of the other address to a queue that takes everything, never the other way round.
+    frames.retain(|bytes| frame::is_udp_to(bytes, 6000));
+    for (want, bytes) in (0..).zip(&frames) {
+        let number = frame::check_to(OTHER, bytes, 6000)?;
+        ensure!(
+            number == want,
+            "frame {want} is missing, next came {number}"
+        );
+    }
+    ensure!(
+        frames.len() as u64 == FRAMES,
+        "the neighbour got {} of {FRAMES}: {output:?}, {}",
+        frames.len(),
+        daemon.stats()?.0
+    );
+    println!(
+        "{rounds} clients were killed with their memory; the neighbour got all of {FRAMES} frames"
+    );
+    daemon.detach("neighbour")?;
+    Ok(())
+}
+
+/// The memory keeps a pattern while the NIC receives the flood into other memory.
+fn watch_briefly(host: &mut Host, daemon: &Daemon, memory: &Memory) -> Result<()> {
+    memory.fill(host, PATTERN)?;
+    let wanted = Wanted {
+        name: "next",
+        kind: Kind::Memfd,
+        chunks: 512,
+        chunk: 2048,
+        more: "--queue 0 --flow any",
+    };
+    wanted.attach(host, daemon)?;
+    let output = daemon
+        .recv("next", "--count 1000 --timeout 10 --json")?
+        .wait(Duration::from_secs(12))?;
+    ensure!(
+        output.status.success(),
+        "the flood did not go on: {output:?}"
+    );
+    daemon.detach("next")?;
+    memory.must_be_filled(host, PATTERN)
 }
 
 fn daemon_killed(host: &mut Host) -> Result<()> {

@@ -262,6 +262,11 @@ impl Memory {
         if matches!(self.place, Place::Bar) {
             return host.bar_fill(0, self.size, byte);
         }
+        self.fill_here(byte)
+    }
+
+    /// The same for memory that is mapped here, which takes no host.
+    pub fn fill_here(&self, byte: u8) -> Result<()> {
         let page = [byte; 4096];
         for offset in (0..usize::try_from(self.size)?).step_by(page.len()) {
             ensure!(self.mapping()?.copy_in(offset, &page), "cannot be written");
@@ -332,6 +337,15 @@ impl Memory {
             &there[from..until],
             &want[from..until]
         )
+    }
+
+    /// Fails if a byte is not `byte` any more. For memory that is mapped here, which takes no host.
+    pub fn must_be_filled_here(&self, byte: u8) -> Result<()> {
+        let mut bytes = vec![0; usize::try_from(self.size)?];
+        ensure!(self.mapping()?.copy_out(0, &mut bytes), "cannot be read");
+        let other = bytes.iter().position(|there| *there != byte);
+        ensure!(other.is_none(), "byte {other:?} has changed");
+        Ok(())
     }
 
     /// Fails if a byte is not `byte` any more.
