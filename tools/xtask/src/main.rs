@@ -10,6 +10,7 @@ mod lane;
 mod licences;
 mod model;
 mod netns;
+mod nvrtc;
 mod packages;
 mod process;
 mod python;

@@ -8,7 +8,7 @@ use crate::build::{Build, Program, manifests, package_name};
 use crate::lane::Tally;
 use crate::removal::{self, Kind};
 use crate::tests_run::Counter;
-use crate::{book, licences, packages, shell};
+use crate::{book, licences, nvrtc, packages, shell};
 
 /// What the C library's tests compile, link and run with comes after the linker and git.
 const NEEDS: &[packages::Need] = &[
@@ -55,6 +55,12 @@ pub fn run() -> Result<Tally> {
             "devrx-hw-tests",
             "--no-fail-fast",
         ]);
+        match nvrtc::ensure()? {
+            Ok(library) => {
+                command.env(nvrtc::VARIABLE, library);
+            }
+            Err(why) => tally.skip("compiling the kernels for a GPU", &why),
+        }
         let ok = shell::run_seeing(&mut command, |line| counter.see(line))?;
         counter.add_to(&mut tally, "tests", ok);
         Ok(())

@@ -90,6 +90,18 @@ typedef struct devrx_stats {
     uint64_t held;                 /* chunks this program received and did not give back; a number that only grows is a leak */
 } devrx_stats;
 
+/* The memories that daemon and client share, as this process maps them: for code that consumes the rings itself, such as device code (devrx.cuh). */
+typedef struct devrx_shared {
+    const void *daemon_memory; /* the daemon-written memory: for reading */
+    uint64_t daemon_size;
+    void *client_memory; /* the client-written memory: for reading and writing */
+    uint64_t client_size;
+    uint32_t queues;     /* how many the attachment has */
+    uint32_t chunk_size; /* bytes of a chunk */
+    uint32_t chunks;     /* chunks of the region */
+    uint32_t reserved;   /* 0 */
+} devrx_shared;
+
 /* The version of the interface that the library has. devrx_open compares it. */
 uint32_t devrx_abi_version(void);
 
@@ -141,6 +153,12 @@ const void *devrx_region(devrx_attachment *attachment, uint64_t *size);
 
 /* The region's descriptor, to map it elsewhere. It belongs to the handle. */
 int devrx_region_fd(devrx_attachment *attachment);
+
+/*
+ * The memories that daemon and client share. They stay mapped until devrx_close. Who consumes the rings there must not use devrx_recv, devrx_arm, and
+ * the batches of this handle: one consumer at a time, and the handle does not see what others took.
+ */
+int devrx_shared_memory(devrx_attachment *attachment, devrx_shared *out, devrx_error *error);
 
 /*
  * Waiting in an event loop: if devrx_arm answers 1, poll() devrx_wake_fd for POLLIN, then devrx_disarm, then devrx_recv with timeout 0. If it

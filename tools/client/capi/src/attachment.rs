@@ -12,7 +12,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 
 use crate::batch::BatchHandle;
 use crate::error::{Error, Failure, guard};
-use crate::{DEVRX_ABI_VERSION, Stats};
+use crate::{DEVRX_ABI_VERSION, SharedMemory, Stats};
 
 /// What `devrx_attachment` is.
 pub struct AttachmentHandle {
@@ -253,6 +253,42 @@ pub unsafe extern "C" fn devrx_region_fd(attachment: *mut AttachmentHandle) -> c
                 .ok_or_else(|| Failure::new(libc::EOPNOTSUPP, "the region has no descriptor"))
         }) as c_int
     }
+}
+
+/// The memories that daemon and client share.
+///
+/// # Safety
+/// `attachment` is NULL or a handle, `out` and `error` NULL or valid for writes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn devrx_shared_memory(
+    attachment: *mut AttachmentHandle,
+    out: *mut SharedMemory,
+    error: *mut Error,
+) -> c_int {
+    let body = || {
+        // SAFETY: by the contract.
+        let attachment = &unsafe { handle(attachment)? }.attachment;
+        if out.is_null() {
+            return Err(Failure::null("out"));
+        }
+        let (daemon, client) = (attachment.daemon_memory(), attachment.client_memory());
+        let layout = attachment.opened().layout;
+        let found = SharedMemory {
+            daemon_memory: daemon.as_ptr().cast(),
+            daemon_size: daemon.size(),
+            client_memory: client.as_ptr().cast_mut().cast(),
+            client_size: client.size(),
+            queues: layout.queues,
+            chunk_size: attachment.opened().region.chunk_size,
+            chunks: layout.chunks,
+            reserved: 0,
+        };
+        // SAFETY: by the contract.
+        unsafe { out.write(found) };
+        Ok(0)
+    };
+    // SAFETY: by the contract.
+    unsafe { guard(error, body) as c_int }
 }
 
 /// The numbers.

@@ -1,5 +1,7 @@
 //! What C sees: constants and plain structs.
 
+use std::ffi::c_void;
+
 /// The version of this interface. It rises when a program must be compiled anew.
 pub const DEVRX_ABI_VERSION: u32 = 1;
 
@@ -162,4 +164,26 @@ pub struct FrameStats {
     pub frames_incomplete: u64,
     pub frames_missed: u64,
     pub missing: u64,
+}
+
+/// The memories that daemon and client share, as this process maps them, for code that consumes the rings itself: device code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct SharedMemory {
+    /// The daemon-written memory: for reading.
+    pub daemon_memory: *const c_void,
+    /// Its bytes.
+    pub daemon_size: u64,
+    /// The client-written memory: for reading and writing.
+    pub client_memory: *mut c_void,
+    /// Its bytes.
+    pub client_size: u64,
+    /// How many queues the attachment has.
+    pub queues: u32,
+    /// Bytes of a chunk.
+    pub chunk_size: u32,
+    /// Chunks of the region.
+    pub chunks: u32,
+    /// 0.
+    pub reserved: u32,
 }

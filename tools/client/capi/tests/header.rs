@@ -9,7 +9,7 @@ use std::process::Command;
 
 use devrx::{
     AttachmentHandle, BatchHandle, Error, FrameHandle, FrameInfo, FrameStats, FramesHandle, Packet,
-    Placement, Segment, Stats,
+    Placement, Segment, SharedMemory, Stats,
 };
 
 mod support;
@@ -32,7 +32,7 @@ macro_rules! c_types {
 c_types! {
     () => "void", c_int => "int", u32 => "uint32_t", u64 => "uint64_t", i64 => "int64_t", usize => "size_t", u8 => "uint8_t",
     c_char => "char", c_void => "void", AttachmentHandle => "devrx_attachment", BatchHandle => "devrx_batch",
-    Error => "devrx_error", Packet => "devrx_packet", Segment => "devrx_segment", Stats => "devrx_stats",
+    Error => "devrx_error", Packet => "devrx_packet", Segment => "devrx_segment", Stats => "devrx_stats", SharedMemory => "devrx_shared",
     FramesHandle => "devrx_frames", FrameHandle => "devrx_frame", Placement => "devrx_placement",
     FrameInfo => "devrx_frame_info", FrameStats => "devrx_frame_stats",
 }
@@ -109,6 +109,7 @@ fn declarations() -> (String, BTreeSet<String>) {
         fn devrx_wake_fd(*mut AttachmentHandle) -> c_int;
         fn devrx_arm(*mut AttachmentHandle) -> c_int;
         fn devrx_disarm(*mut AttachmentHandle) -> ();
+        fn devrx_shared_memory(*mut AttachmentHandle, *mut SharedMemory, *mut Error) -> c_int;
         fn devrx_read_stats(*mut AttachmentHandle, *mut Stats, *mut Error) -> c_int;
         fn devrx_placement_init(*mut Placement, u32, u32) -> ();
         fn devrx_frames_open(u32, *const c_char, *const c_char, *const Placement, *mut *mut FramesHandle, *mut Error) -> c_int;
@@ -135,6 +136,9 @@ fn declarations() -> (String, BTreeSet<String>) {
         FrameStats "devrx_frame_stats" {
             packets, placed, late, duplicate, out_of_range, oversize, unreadable, restarts, frames_complete, frames_incomplete,
             frames_missed, missing
+        }
+        SharedMemory "devrx_shared" {
+            daemon_memory, daemon_size, client_memory, client_size, queues, chunk_size, chunks, reserved
         }
         Stats "devrx_stats" {
             packets, bytes, delivered, completions, returned, dropped, refused, payload_bytes_copied, held
