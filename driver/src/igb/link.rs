@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::init::LONGEST;
 use super::regs::{MDIC, STATUS, mdic, status};
+use super::semaphore::Phy;
 use super::shared::Shared;
 use crate::device::Device;
 use crate::ring::wait;
@@ -28,15 +29,13 @@ pub(super) mod bmcr {
 /// How long an access to the PHY may take: 64 us on the wire.
 const PHY_PATIENCE: Duration = Duration::from_millis(10);
 
-/// Writes a PHY register (82576 datasheet 8.2.5).
-///
-/// Firmware that manages the card may use the PHY too, and the semaphore for that (SWSM and SW_FW_SYNC) is not taken here: not needed in QEMU,
-/// where there is no firmware, and not tried on silicon. With a BMC on the port, turn its management off first.
+/// Writes a PHY register (82576 datasheet 8.2.5), when it is this driver's turn.
 pub(super) fn write_phy<D: Device>(
     shared: &Shared<D>,
     register: u32,
     value: u16,
 ) -> Result<(), DriverError> {
+    let _phy = Phy::take(shared)?;
     shared.write(
         MDIC,
         u32::from(value) | register << mdic::REGISTER_SHIFT | mdic::PHY_1 | mdic::WRITE,

@@ -35,6 +35,7 @@ mod parts;
 mod quads;
 mod queue;
 mod regs;
+mod semaphore;
 mod shared;
 mod statistics;
 mod steer;

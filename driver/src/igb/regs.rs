@@ -60,6 +60,8 @@ pub(super) const STATUS: u32 = 0x0008;
 pub(super) mod status {
     /// The link is up.
     pub const LU: u32 = 1 << 1;
+    /// Which of the card's ports this is (LAN ID), two bits.
+    pub const PORT_SHIFT: u32 = 2;
     /// 0: 10, 1: 100, 2 and 3: 1000 Mbit/s.
     pub const SPEED_SHIFT: u32 = 6;
     /// Bus transactions may be under way.
@@ -396,6 +398,24 @@ pub(super) mod etqf {
 pub(super) const RETA: Array = Array::new(0x5c00, 4, 32);
 /// The hash's key, RW (8.10.23): 40 bytes.
 pub(super) const RSSRK: Array = Array::new(0x5c80, 4, 10);
+/// Software semaphore, RW; reading it sets [`swsm::SMBI`] (chapter 4, "Software and Firmware Synchronization").
+pub(super) const SWSM: u32 = 0x5b50;
+/// Bits of [`SWSM`].
+pub(super) mod swsm {
+    /// Software has it. Whoever reads it clear.
+    pub const SMBI: u32 = 1 << 0;
+    /// Firmware is kept out. Takes a one only while firmware is not in.
+    pub const SWESMBI: u32 = 1 << 1;
+}
+/// Who uses which of the card's parts, RW, only while [`SWSM`] is held.
+pub(super) const SW_FW_SYNC: u32 = 0x5b5c;
+/// Bits of [`SW_FW_SYNC`].
+pub(super) mod sw_fw_sync {
+    /// Software's bits of the PHYs of ports 0 to 3 (the last two: I350 datasheet).
+    pub const PHY: [u32; 4] = [1 << 1, 1 << 2, 1 << 5, 1 << 6];
+    /// Firmware's bit is so much higher than software's.
+    pub const FIRMWARE_SHIFT: u32 = 16;
+}
 /// PCIe control, RW (8.6.1).
 pub(super) const GCR: u32 = 0x5b00;
 /// [`GCR`]: requests whose completion did not come are sent again.

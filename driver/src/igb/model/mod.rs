@@ -41,6 +41,8 @@ pub struct Fault {
     pub gone_when_enabled: bool,
     /// The transmit queue's enable bit does not clear.
     pub sends_for_ever: bool,
+    /// Firmware does not leave the card's semaphore: SWSM.SWESMBI takes no one.
+    pub firmware_in_semaphore: bool,
 }
 
 /// The modelled NIC. Give it to [`IgbNic::open`](super::IgbNic::open) in an `Arc`, and frames to [`receive`](Self::receive).
@@ -71,6 +73,8 @@ struct State {
     bus_master: bool,
     fault: Fault,
     link: bool,
+    /// Which of the card's ports it is.
+    port: u32,
     phy_loopback: bool,
     fifo: VecDeque<Vec<u8>>,
     sent: Vec<Vec<u8>>,
@@ -109,6 +113,7 @@ impl IgbModel {
             bus_master: false,
             fault: Fault::default(),
             link: false,
+            port: 0,
             phy_loopback: false,
             fifo: VecDeque::new(),
             sent: Vec::new(),
@@ -140,6 +145,11 @@ impl IgbModel {
     /// From now on it misbehaves like this.
     pub fn set_fault(&self, fault: Fault) {
         self.chip.state().fault = fault;
+    }
+
+    /// It is another of the card's ports, below 4.
+    pub fn set_port(&self, port: u32) {
+        self.chip.state().port = port;
     }
 
     /// The link comes up or goes down.

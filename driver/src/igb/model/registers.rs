@@ -4,7 +4,8 @@ use super::{Chip, IgbModel, State};
 use crate::device::Registers;
 use crate::igb::regs::{
     CTRL, EICR, EICS, EIMC, EIMS, ICR, IMC, IMS, MDIC, RAH_VALID, RXDCTL_ENABLE, RxQueueRegs,
-    STATUS, TXDCTL_ENABLE, TxQueueRegs, ctrl, icr, mdic, receive_address, status,
+    STATUS, SW_FW_SYNC, SWSM, TXDCTL_ENABLE, TxQueueRegs, ctrl, icr, mdic, receive_address, status,
+    sw_fw_sync, swsm,
 };
 
 /// Registers of the BAR.
@@ -41,9 +42,13 @@ impl Registers for Chip {
 }
 
 impl State {
-    /// All registers as after power-on.
+    /// All registers as after power-on, but for what the card's ports share.
     pub(super) fn reset(&mut self) {
+        let shared = [SWSM, SW_FW_SYNC].map(|offset| (offset, self.get(offset)));
         self.registers.fill(0);
+        for (offset, value) in shared {
+            self.put(offset, value);
+        }
         self.causes = 0;
         self.link = false;
         self.phy_loopback = false;
@@ -60,7 +65,7 @@ impl State {
         let value = self.get(offset);
         match offset {
             STATUS => {
-                let mut value = 2 << status::SPEED_SHIFT;
+                let mut value = 2 << status::SPEED_SHIFT | self.port << status::PORT_SHIFT;
                 if self.link {
                     value |= status::LU;
                 }
@@ -81,6 +86,10 @@ impl State {
                 value
             }
             EICR => std::mem::take(&mut self.causes),
+            SWSM => {
+                self.put(SWSM, value | swsm::SMBI);
+                value
+            }
             EIMC | EICS | IMC => 0,
             _ => value,
         }
@@ -91,6 +100,23 @@ impl State {
             CTRL if value & ctrl::RST != 0 => self.reset(),
             STATUS => {}
             MDIC => self.phy(value),
+            // Software frees SMBI, and never takes it by writing; SWESMBI it takes only with SMBI, and while firmware is out.
+            SWSM => {
+                let held = self.get(SWSM);
+                let mut kept = held & value & swsm::SMBI;
+                if kept != 0 && !self.fault.firmware_in_semaphore {
+                    kept |= value & swsm::SWESMBI;
+                }
+                self.put(SWSM, kept);
+            }
+            // Firmware's bits are firmware's, and nobody writes out of turn.
+            SW_FW_SYNC => {
+                let firmware = u32::MAX << sw_fw_sync::FIRMWARE_SHIFT;
+                if self.get(SWSM) == swsm::SMBI | swsm::SWESMBI {
+                    let held = self.get(SW_FW_SYNC);
+                    self.put(SW_FW_SYNC, held & firmware | value & !firmware);
+                }
+            }
             ICR => self.put(ICR, self.get(ICR) & !value),
             IMS => self.put(IMS, self.get(IMS) | value),
             IMC => self.put(IMS, self.get(IMS) & !value),
@@ -140,8 +166,14 @@ impl State {
         }
     }
 
-    /// An access to the PHY, done at once.
+    /// An access to the PHY, done at once; an error unless software has said that it uses it, and firmware does not.
     fn phy(&mut self, value: u32) {
+        let bit = sw_fw_sync::PHY[self.port as usize];
+        let users = self.get(SW_FW_SYNC) & (bit | bit << sw_fw_sync::FIRMWARE_SHIFT);
+        if users != bit {
+            self.put(MDIC, value | mdic::READY | mdic::ERROR);
+            return;
+        }
         if value & mdic::WRITE != 0 && value >> mdic::REGISTER_SHIFT & 0x1f == 0 {
             self.phy_loopback = value & LOOPBACK != 0;
             if value & RESTART != 0 || self.phy_loopback {

@@ -6,6 +6,7 @@ mod losses;
 #[cfg(target_arch = "x86_64")]
 mod quads;
 mod rig;
+mod semaphore;
 mod split;
 mod steering;
 
