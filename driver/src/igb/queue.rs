@@ -44,6 +44,8 @@ pub struct IgbQueue<D: Device> {
     arrived_before: u64,
     drops: Drops,
     stopped: bool,
+    /// A reset of the function ended it, with whatever the NIC held and had not counted.
+    cut_off: bool,
 }
 
 /// Reads the queue's drop counter.
@@ -82,6 +84,7 @@ impl<D: Device> IgbQueue<D> {
             arrived_before: shared.arrived[index as usize].load(Ordering::Relaxed),
             drops: Drops::default(),
             stopped: false,
+            cut_off: false,
             shared,
         };
         new.count_drops();
@@ -240,7 +243,10 @@ impl<D: Device> RxQueue for IgbQueue<D> {
         let overruns = self.shared.overruns.load(Ordering::Relaxed);
         QueueCounters {
             no_descriptor: self.drops.total.get(),
-            exact: overruns == self.overruns && !self.drops.full.get(),
+            exact: overruns == self.overruns
+                && !self.drops.full.get()
+                && !self.cut_off
+                && (self.stopped || self.current()),
             ..self.receive.counts().queue_counters()
         }
     }
@@ -259,6 +265,8 @@ impl<D: Device> RxQueue for IgbQueue<D> {
         if self.current() {
             self.halt()?;
         }
+        // By its own halt or by another queue's.
+        self.cut_off = !self.current();
         drop(control);
         self.stopped = true;
         self.armed = false;

@@ -133,6 +133,8 @@ impl<D: Device> Shared<D> {
     /// Resets the function, which ends every queue of this epoch, or has each of them report that it failed. Under the control lock.
     pub(super) fn reset(&self) -> Result<(), DriverError> {
         let before = self.epoch.load(Ordering::Relaxed);
+        // The reset clears the counters.
+        self.collect();
         // First, so that nobody takes what the registers say after the reset for the queue's of before it. Whoever asks whether a queue has stopped
         // holds the control lock.
         self.epoch.store(before.wrapping_add(1), Ordering::Release);
@@ -140,6 +142,11 @@ impl<D: Device> Shared<D> {
             self.epoch.store(before, Ordering::Release);
             self.fail(Fault::Stuck);
         })
+    }
+
+    /// Whether the port's counters hold every packet that was lost: the device never lost some that it did not count, and no reset threw away what it held.
+    pub(super) fn counts_all(&self) -> bool {
+        self.overruns.load(Ordering::Relaxed) == 0 && self.epoch.load(Ordering::Relaxed) == 0
     }
 
     /// A function reset that succeeded clears what went before it.

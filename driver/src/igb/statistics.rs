@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::PoisonError;
-use std::sync::atomic::Ordering;
 
 use super::regs::statistics as reg;
 use super::shared::Shared;
@@ -73,7 +72,7 @@ impl<D: Device> Shared<D> {
         }
         PortLosses {
             drops,
-            exact: self.overruns.load(Ordering::Relaxed) == 0,
+            exact: self.counts_all(),
         }
     }
 
@@ -87,7 +86,7 @@ impl<D: Device> Shared<D> {
             drops: drops
                 .map(|((name, _), count)| ((*name).to_owned(), count))
                 .collect::<BTreeMap<_, _>>(),
-            exact: self.overruns.load(Ordering::Relaxed) == 0,
+            exact: self.counts_all(),
         }
     }
 }

@@ -4,8 +4,9 @@ use devrx_pool::{Pool, PoolConfig};
 use devrx_provider::{ChunkIndex, RegionProvider, RegionSpec, memfd};
 
 use super::rig::{Rig, Setup, udp};
+use crate::igb::model::Fault;
 use crate::igb::regs::{ICR, RxQueueRegs, icr, statistics};
-use crate::{Flows, Nic, PortLosses, RxQueue};
+use crate::{Flows, Nic, PortLosses, RxQueue, Statistics};
 
 #[test]
 fn what_the_port_lost_is_told() {
@@ -33,6 +34,42 @@ fn what_the_port_lost_is_told() {
     });
     rig.model.poke(ICR, icr::RXO);
     assert!(!rig.nic.port_losses().exact);
+}
+
+/// A function reset throws away what the NIC held and had not counted yet: whatever it cut off, and the port, say so. What had ended before stays exact.
+#[test]
+fn what_a_reset_cuts_off_is_not_exact() {
+    let mut rig = Rig::new(Setup {
+        queues: 3,
+        ..Setup::default()
+    });
+    rig.any(0);
+    rig.model.receive(&udp(1, 1, 100));
+    assert_eq!(rig.drain(0).len(), 1);
+    rig.model.poke(statistics::CRCERRS, 3);
+    let stop = |rig: &mut Rig, queue: usize| {
+        rig.nic.close_queue(queue as u32).unwrap();
+        rig.queues[queue].queue.stop().unwrap();
+    };
+    let exact = |rig: &Rig| [0, 1, 2].map(|queue: usize| rig.queues[queue].queue.counters().exact);
+    stop(&mut rig, 0);
+    assert_eq!(exact(&rig), [true, true, true]);
+    assert!(rig.nic.port_losses().exact);
+    rig.model.set_fault(Fault {
+        will_not_stop: true,
+        ..Fault::default()
+    });
+    stop(&mut rig, 1);
+    assert_eq!(rig.model.resets(), 1);
+    assert_eq!(exact(&rig), [true, false, false]);
+    // The same once its own thread has let it go.
+    stop(&mut rig, 2);
+    assert_eq!(rig.model.resets(), 1);
+    assert_eq!(exact(&rig), [true, false, false]);
+    let losses = rig.nic.port_losses();
+    assert!(!losses.exact && !rig.nic.statistics().unwrap().exact);
+    assert_eq!(losses.drops["error"], 3, "counted before the reset");
+    rig.end();
 }
 
 #[test]
