@@ -128,10 +128,11 @@ impl<const WORDS: usize> Ring<WORDS> {
         self.rows().get((self.head & self.mask) as usize)
     }
 
-    /// The chunk of the [oldest](Self::oldest) descriptor, where there is one.
+    /// The same with its chunk.
     #[inline(always)]
-    pub(super) fn oldest_chunk(&self) -> u32 {
-        self.chunks[(self.head & self.mask) as usize]
+    pub(super) fn oldest_with_chunk(&self) -> Option<(&[AtomicU64; WORDS], u32)> {
+        let at = (self.head & self.mask) as usize;
+        Some((self.oldest()?, *self.chunks.get(at)?))
     }
 
     /// The `count` oldest descriptors are dealt with.

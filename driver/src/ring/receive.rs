@@ -137,10 +137,13 @@ impl<W: WriteBack<WORDS>, const WORDS: usize> Receive<W, WORDS> {
             if self.manner.splits && self.partial.is_empty() && !self.discard {
                 self.plain(takes_all, now, out);
             }
-            let Some(written) = self.ring.oldest().filter(|oldest| W::is_done(oldest)) else {
+            if !self.arrived() {
+                break;
+            }
+            let Some((oldest, chunk)) = self.ring.oldest_with_chunk() else {
                 break;
             };
-            let (written, chunk) = (W::load(written), self.ring.oldest_chunk());
+            let written = W::load(oldest);
             if !self.other(written, chunk, takes_all, now, out) {
                 break;
             }
