@@ -5,8 +5,8 @@
 //! sides of devrx use them: the daemon allocates memory of a GPU and exports it, a client imports it, and gets addresses for its
 //! kernels; and where no NIC can write into a GPU, host memory is registered with it, which it reads over PCIe.
 //!
-//! A library is looked for by its usual name, or where the caller says ([`cuda::Driver::load_from`]). No variable of the environment
-//! says so: whoever could set one would run code in the daemon, which is root.
+//! A library is looked for by its usual name, as the system's loader looks for every library, or where the caller says
+//! ([`cuda::Driver::load_from`]). There is no variable of devrx's for it: whoever could set one would run code in the daemon, which is root.
 
 pub mod bar;
 pub mod cuda;

@@ -290,6 +290,7 @@ CUresult cuMemsetD8_v2(CUdeviceptr p, unsigned char byte, size_t n)
 
 CUresult cuMemcpyHtoD_v2(CUdeviceptr p, const void *from, size_t n) { return exact(p && from && n); }
 CUresult cuMemcpyDtoH_v2(void *to, CUdeviceptr p, size_t n) { memset(to, 0, n); return exact(p && n); }
+CUresult cuMemcpyDtoD_v2(CUdeviceptr to, CUdeviceptr from, size_t n) { return exact(to && from && n && pushed > 0); }
 CUresult cuFlushGPUDirectRDMAWrites(int target, int scope) { return exact(target == 0 && scope == 100 && pushed > 0); }
 
 CUresult cuGetErrorName(CUresult code, const char **name)

@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::Result;
 use clap::ValueEnum;
 
-use crate::{card, guest, model, netns, unit};
+use crate::{card, gpu, guest, model, netns, unit};
 
 /// A lane of tests.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
@@ -99,14 +99,7 @@ impl Lane {
             Self::Netns => netns::run(),
             Self::Guest => guest::run(),
             Self::Model => model::run(),
-            Self::Gpu if std::path::Path::new("/proc/driver/nvidia/version").exists() => {
-                Ok(Tally::skip_lane(
-                    "not built yet: the cuda provider (this machine has an NVIDIA driver)",
-                ))
-            }
-            Self::Gpu => Ok(Tally::skip_lane(
-                "no NVIDIA GPU (no /proc/driver/nvidia), and the cuda provider is not built yet",
-            )),
+            Self::Gpu => gpu::run(),
             Self::Card => card::run(),
         }
     }

@@ -5,6 +5,7 @@ mod book;
 mod build;
 mod card;
 mod demo;
+mod gpu;
 mod guest;
 mod lane;
 mod licences;

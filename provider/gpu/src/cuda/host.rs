@@ -17,6 +17,7 @@ pub struct HostMemory {
     pages: Option<Pages>,
     bytes: u64,
     address: u64,
+    access: Access,
 }
 
 impl HostMemory {
@@ -54,6 +55,7 @@ impl HostMemory {
             pages: Some(pages),
             bytes,
             address,
+            access,
         })
     }
 
@@ -61,6 +63,23 @@ impl HostMemory {
     #[must_use]
     pub fn device_address(&self) -> u64 {
         self.address
+    }
+
+    /// What the GPU may do with it.
+    #[must_use]
+    pub fn access(&self) -> Access {
+        self.access
+    }
+
+    /// Where a range of it is for the GPU.
+    pub(super) fn at(&self, offset: usize, len: usize) -> Result<u64, GpuError> {
+        match offset.checked_add(len) {
+            Some(end) if end as u64 <= self.bytes => Ok(self.address + offset as u64),
+            _ => Err(GpuError::Unsupported(format!(
+                "{len} bytes from {offset} on are outside of memory of {} bytes",
+                self.bytes
+            ))),
+        }
     }
 
     /// Bytes.

@@ -3,8 +3,8 @@
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use super::sys::{AllocationProp, Sys};
-use super::{Attribute, Context};
-use crate::GpuError;
+use super::{Attribute, Context, HostMemory};
+use crate::{Access, GpuError};
 
 /// Memory of a GPU, in this process's view of it. Dropping it ends the view; the memory itself stays as long as a descriptor of it does,
 /// or another process's import.
@@ -158,6 +158,47 @@ impl Allocation {
         self.range(offset, to.len())?;
         self.context
             .with(|sys| sys.copy_from(to, self.address + offset as u64))
+    }
+
+    /// Has the GPU copy host memory into it: what it reads there is what its kernels would.
+    ///
+    /// # Errors
+    ///
+    /// Outside of either; what the driver answers.
+    pub fn copy_from(
+        &self,
+        to: usize,
+        host: &HostMemory,
+        from: usize,
+        len: usize,
+    ) -> Result<(), GpuError> {
+        self.range(to, len)?;
+        let from = host.at(from, len)?;
+        self.context
+            .with(|sys| sys.copy(self.address + to as u64, from, len))
+    }
+
+    /// Has the GPU copy it to host memory.
+    ///
+    /// # Errors
+    ///
+    /// Outside of either, and memory that it may only read; what the driver answers.
+    pub fn copy_to(
+        &self,
+        from: usize,
+        host: &HostMemory,
+        to: usize,
+        len: usize,
+    ) -> Result<(), GpuError> {
+        if host.access() == Access::Read {
+            return Err(GpuError::Unsupported(
+                "this memory was registered to be read only".into(),
+            ));
+        }
+        self.range(from, len)?;
+        let to = host.at(to, len)?;
+        self.context
+            .with(|sys| sys.copy(to, self.address + from as u64, len))
     }
 
     fn range(&self, offset: usize, len: usize) -> Result<usize, GpuError> {

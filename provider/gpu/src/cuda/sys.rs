@@ -145,6 +145,7 @@ calls! {
         fill = c"cuMemsetD8_v2" (Address, u8, usize);
         copy_to = c"cuMemcpyHtoD_v2" (Address, *const c_void, usize);
         copy_from = c"cuMemcpyDtoH_v2" (*mut c_void, Address, usize);
+        copy = c"cuMemcpyDtoD_v2" (Address, Address, usize);
     }
     optional {
         range_handle = c"cuMemGetHandleForAddressRange" (*mut c_void, Address, usize, i32, u64);
@@ -461,6 +462,15 @@ impl Sys {
         // SAFETY: takes an address of the GPU's, which the driver checks.
         let code = unsafe { (self.calls.fill)(address, byte, bytes) };
         self.check("cuMemsetD8", code)
+    }
+
+    /// Has the GPU copy between addresses of its own, registered host memory among them.
+    pub(super) fn copy(&self, to: Address, from: Address, bytes: usize) -> Result<(), GpuError> {
+        // SAFETY: both ranges are within memory that the caller holds: the GPU's, or host memory that is registered and that nobody has a
+        // reference to.
+        let code = unsafe { (self.calls.copy)(to, from, bytes) };
+        self.check("cuMemcpyDtoD", code)?;
+        self.synchronize()
     }
 
     pub(super) fn copy_to(&self, address: Address, from: &[u8]) -> Result<(), GpuError> {

@@ -209,7 +209,22 @@ fn host_memory_is_registered_and_let_go() {
     let part = HostMemory::register(&context, fd.as_fd(), 4096, 4096, Access::Read).unwrap();
     assert_ne!(whole.device_address(), part.device_address());
     assert_eq!((whole.bytes(), part.bytes()), (1 << 16, 4096));
-    drop((whole, part));
+    let vram = Allocation::new(&context, 4096).unwrap();
+    let vram_len = usize::try_from(vram.bytes()).unwrap();
+    vram.copy_from(vram_len - 9, &part, 4096 - 9, 9).unwrap();
+    vram.copy_to(8, &whole, 0, 1 << 16).unwrap();
+    for (ours, theirs, len) in [
+        (0, 4088, 9),
+        (vram_len - 8, 0, 9),
+        (usize::MAX, 0, 1),
+        (0, usize::MAX, 2),
+    ] {
+        assert!(vram.copy_from(ours, &part, theirs, len).is_err());
+    }
+    let error = vram.copy_to(0, &part, 0, 1).unwrap_err();
+    assert!(error.to_string().contains("read only"), "{error}");
+    assert!(vram.copy_to(0, &whole, 1 << 16, 1).is_err());
+    drop((whole, part, vram));
     for (offset, bytes) in [(0, 0), (1, 4096), (u64::MAX, 4096)] {
         assert!(HostMemory::register(&context, fd.as_fd(), offset, bytes, Access::Read).is_err());
     }
