@@ -229,6 +229,16 @@ impl Attachment {
         Ok(())
     }
 
+    /// Gives the region to a CUDA device.
+    fn cuda(&self, py: Python<'_>, device: u32) -> PyResult<()> {
+        let mapped = py.detach(|| {
+            self.home
+                .with(|open| crate::cuda::map(&open.attachment, device))
+        });
+        self.home.set_device(Some(mapped?));
+        Ok(())
+    }
+
     /// Ends the consumption; who waits is woken. Arrays stay readable, but the memory is not this program's any more.
     fn close(&self, py: Python<'_>) {
         py.detach(|| self.home.close());

@@ -3,6 +3,7 @@
 use devrx_client::ClientError;
 use devrx_client::placement::PlacementError;
 use devrx_client::proto::message::FailureCode;
+use devrx_gpu::GpuError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
@@ -126,6 +127,20 @@ impl From<PlacementError> for Failure {
             PlacementError::Event(_) => Self::new("Error", libc::EMFILE, "system", whole(&error)),
             error => Self::invalid(whole(&error)),
         }
+    }
+}
+
+impl From<GpuError> for Failure {
+    fn from(error: GpuError) -> Self {
+        let errno = match &error {
+            GpuError::NoLibrary { .. } | GpuError::NoSymbol { .. } | GpuError::NoDevice { .. } => {
+                libc::ENODEV
+            }
+            GpuError::Sys { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
+            GpuError::Unsupported(_) => libc::EOPNOTSUPP,
+            _ => libc::EIO,
+        };
+        Self::new("Error", errno, "gpu", whole(&error))
     }
 }
 

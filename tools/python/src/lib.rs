@@ -3,6 +3,7 @@
 
 mod attachment;
 mod batch;
+mod cuda;
 mod error;
 mod export;
 mod frames;

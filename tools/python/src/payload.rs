@@ -8,14 +8,17 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::batch::Chunks;
+use crate::cuda::Mapped;
 use crate::error::Failure;
 use crate::export;
 
 /// DLPack's number for memory of a CPU.
 pub(crate) const CPU: i32 = 1;
+/// For that of a CUDA device, also host memory by the device's address.
+const CUDA: i32 = 2;
 /// Its numbers for devices that the region can be told to be in.
 const DEVICES: [(&str, i32); 5] = [
-    ("cuda", 2),
+    ("cuda", CUDA),
     ("cuda_host", 3),
     ("rocm", 10),
     ("rocm_host", 11),
@@ -28,7 +31,15 @@ pub(crate) struct Device {
     kind: i32,
     id: i32,
     /// What owns the device's mapping; it lives as long as anything exported from here.
-    _keep: Py<PyAny>,
+    _keep: Keep,
+}
+
+/// Who gave the region to the device.
+enum Keep {
+    /// The program, by an object of its own.
+    Program { _object: Py<PyAny> },
+    /// This package.
+    Cuda { _mapped: Mapped },
 }
 
 impl Device {
@@ -47,8 +58,18 @@ impl Device {
             pointer,
             kind: *kind,
             id,
-            _keep: keep,
+            _keep: Keep::Program { _object: keep },
         })
+    }
+
+    /// A CUDA device that was given the region here.
+    pub(crate) fn cuda(id: i32, mapped: Mapped) -> Self {
+        Self {
+            pointer: mapped.address(),
+            kind: CUDA,
+            id,
+            _keep: Keep::Cuda { _mapped: mapped },
+        }
     }
 
     fn is_cuda(&self) -> bool {

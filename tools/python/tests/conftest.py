@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import re
 import shutil
@@ -128,16 +129,16 @@ class Cable:
         said, _ = sender.communicate(timeout=15)
         assert sender.returncode == 0, said
 
-    def attach(self, size: int | str = "4M", **more: object) -> devrx.Receiver:
+    def attach(self, size: int | str = "4M", name: str = "py", **more: object) -> devrx.Receiver:
         """An attachment for UDP port 5000."""
         options = {"flows": ["udp,dst-port=5000"], **more}
-        return devrx.attach("py", nic=NEAR, queue=0, size=size, socket=self.socket, **options)  # type: ignore[arg-type]
+        return devrx.attach(name, nic=NEAR, queue=0, size=size, socket=self.socket, **options)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="session")
 def cable() -> Iterator[Cable]:
     if "DEVRX_BIN" not in os.environ:
-        pytest.skip("DEVRX_BIN names no devrx program: run this by `cargo xtask test netns`")
+        pytest.skip("DEVRX_BIN names no devrx program: run this by `cargo xtask wheel --test`")
     if os.geteuid() != 0 or shutil.which("ip") is None:
         pytest.skip("network namespaces need root and iproute2")
     folder = Path(tempfile.mkdtemp(prefix="devrx-py-"))
@@ -152,14 +153,16 @@ def cable() -> Iterator[Cable]:
 
 @pytest.fixture(autouse=True)
 def limit() -> Iterator[None]:
-    """Ends a test that hangs."""
+    """Ends a test that hangs, and one that hangs where no signal is seen, with all of them."""
 
     def over(*_: object) -> None:
         raise TimeoutError(f"the test took more than {LIMIT} s")
 
     before = signal.signal(signal.SIGALRM, over)
     signal.alarm(LIMIT)
+    faulthandler.dump_traceback_later(LIMIT + 15, exit=True)
     yield
+    faulthandler.cancel_dump_traceback_later()
     signal.alarm(0)
     signal.signal(signal.SIGALRM, before)
 
@@ -187,7 +190,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     skipped = found.get("skipped", [])
     failed = found.get("failed", []) + found.get("error", [])
     for report in skipped:
-        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        reason = str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr)
+        reason = reason.removeprefix("Skipped: ")
         terminalreporter.write_line(f"{report.nodeid} ... skipped: {report.nodeid}: {reason}")
     if failed:
         terminalreporter.write_line("failures:")

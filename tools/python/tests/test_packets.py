@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import gc
+import queue
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -227,3 +231,83 @@ def test_a_device_address_is_what_libraries_are_told(cable: Cable) -> None:
         assert packet.payload.tobytes() == body(1)
         rx.device_memory(None)
         assert packet.__dlpack_device__() == (1, 0)
+
+
+def test_without_a_gpu_the_refusal_says_what_is_missing(cable: Cable) -> None:
+    if Path("/proc/driver/nvidia/version").exists():
+        pytest.skip("this machine has an NVIDIA driver")
+    with cable.attach() as rx:
+        with pytest.raises(devrx.Error, match="libcuda") as error:
+            rx.cuda()
+        assert error.value.code == "gpu" and error.value.errno > 0
+        # It receives on as before.
+        cable.send_all([udp(body(1))])
+        assert take(rx, 1)[0].__dlpack_device__() == (1, 0)
+
+
+UNMAPPED = """
+import resource, sys
+import devrx
+
+used = int(open("/proc/self/statm").read().split()[0]) * 4096
+resource.setrlimit(resource.RLIMIT_AS, (used + (96 << 20),) * 2)
+rx = devrx.attach("py", nic="eth0", size="256M", flows=["udp,dst-port=5000"], socket=sys.argv[1])
+print("ready", flush=True)
+packet = rx.recv(5)[0]
+assert any("cannot be mapped" in warning for warning in rx.warnings), rx.warnings
+assert len(packet) == 200 and packet.header[12:14] == b"\\x08\\x00" and packet.segments[0].offset >= 0
+for look in (lambda: packet.payload, lambda: bytes(packet.segments[0]), packet.__dlpack_device__):
+    try:
+        look()
+    except devrx.NotReadable as error:
+        assert error.code == "not_readable" and "offsets" in str(error), error
+    else:
+        raise AssertionError("payload was read that is not mapped")
+# A device that has the region has the packet all the same.
+rx.device_memory(1 << 40)
+assert packet.__cuda_array_interface__["data"] == ((1 << 40) + packet.segments[0].offset, False)
+rx.close()
+"""
+
+
+def test_memory_that_is_not_mapped_has_offsets_and_a_clear_error(cable: Cable) -> None:
+    command = [sys.executable, "-c", UNMAPPED, str(cable.socket)]
+    program = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert program.stdout is not None and program.stdout.readline() == "ready\n"
+    cable.send_all([udp(body(1))])
+    _, complained = program.communicate(timeout=10)
+    assert program.returncode == 0, complained
+
+
+def test_threads_share_a_receiver(cable: Cable) -> None:
+    with cable.attach() as rx:
+        seen: list[int] = []
+        kept: queue.SimpleQueue[devrx.Packet | None] = queue.SimpleQueue()
+
+        def receive() -> None:
+            for batch in rx.batches(timeout=1):
+                for packet in batch:
+                    kept.put(packet)
+
+        def look() -> None:
+            while (packet := kept.get()) is not None:
+                number = int.from_bytes(packet.payload[:8].tobytes(), "big")
+                assert packet.payload.tobytes() == body(number)
+                seen.append(number)
+                del packet
+
+        receivers = [threading.Thread(target=receive) for _ in range(3)]
+        lookers = [threading.Thread(target=look) for _ in range(2)]
+        for thread in receivers + lookers:
+            thread.start()
+        cable.send_all((udp(body(number)) for number in range(900)), rate=5000)
+        for thread in receivers:
+            thread.join(10)
+        for _ in lookers:
+            kept.put(None)
+        for thread in lookers:
+            thread.join(10)
+        # Each exactly once, whoever received it.
+        assert sorted(seen) == list(range(900))
+        gc.collect()
+        assert rx.held == 0

@@ -37,7 +37,7 @@ def test_ctrl_c_interrupts_a_wait_that_burns_no_cpu(cable: Cable) -> None:
         with pytest.raises(KeyboardInterrupt):
             rx.recv()
         assert 0.5 < time.monotonic() - start < 1.5
-        assert time.process_time() - burnt < 0.2
+        assert time.process_time() - burnt < 0.05
         cable.send_all([udp(body(1))])
         assert rx.recv(2)[0].payload.tobytes() == body(1)
 
@@ -98,9 +98,11 @@ def test_an_event_loop_receives_and_does_other_things(cable: Cable) -> None:
             first.cancel()
             other.cancel()
             await asyncio.gather(first, other, return_exceptions=True)
-            closing = asyncio.get_running_loop().call_later(0.1, rx.close)
+            asyncio.get_running_loop().call_later(0.1, rx.close)
+            start = time.monotonic()
             assert [batch async for batch in rx] == []
-            closing.cancel()
+            # By the close itself: a task looks by itself once a second.
+            assert time.monotonic() - start < 0.8
 
     asyncio.run(main())
 

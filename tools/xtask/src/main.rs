@@ -63,7 +63,11 @@ enum Task {
         args: Vec<String>,
     },
     /// Builds the wheel of the Python package, in target/wheels.
-    Wheel,
+    Wheel {
+        /// Also tests it, with the real daemon; as root.
+        #[arg(long)]
+        test: bool,
+    },
     /// Runs the benchmarks and prints their tables.
     Bench {
         /// Arguments for the benchmarks.
@@ -79,7 +83,8 @@ fn main() -> ExitCode {
         Task::Test { lanes } => lane::run(&lanes),
         Task::Guest { args } => guest::some(&args),
         Task::Model { args } => model::some(&args),
-        Task::Wheel => python::wheel(),
+        Task::Wheel { test: false } => python::wheel(),
+        Task::Wheel { test: true } => python::alone(),
         Task::Bench { args } => bench::run(&args),
     };
     match done {

@@ -25,6 +25,25 @@ pub fn wheel() -> Result<bool> {
     Ok(true)
 }
 
+/// `cargo xtask wheel --test`: the package's part of the netns lane.
+pub fn alone() -> Result<bool> {
+    if !nix::unistd::Uid::effective().is_root() {
+        bail!("network namespaces and AF_XDP sockets need root; run this as root");
+    }
+    shell::step("building devrx (release)");
+    if !shell::run(shell::cargo().args(["build", "--locked", "--release", "--package", "devrx"]))? {
+        bail!("the build failed; its messages are above");
+    }
+    let program = target().join("release/devrx");
+    let mut tally = Tally::default();
+    test(&program.to_string_lossy(), &mut tally)?;
+    println!(
+        "{} passed, {} failed, {} skipped",
+        tally.passed, tally.failed, tally.skipped
+    );
+    Ok(tally.failed == 0 && tally.passed > 0)
+}
+
 /// Tests the package with `program`, the real daemon. Where Python or its packages are not to be had, that is said and counts as skipped.
 pub fn test(program: &str, tally: &mut Tally) -> Result<()> {
     shell::step("netns: the Python package");

@@ -197,6 +197,14 @@ class Receiver:
         )
         return Frames(self, fill, timeout)
 
+    def cuda(self, device: int = 0) -> None:
+        """Gives the region to a CUDA device, so that packets and payloads are arrays of that device for ``torch.from_dlpack`` and ``cupy.asarray``: VRAM
+        (``memory="cuda:0"``) is imported, host memory registered, which the device reads over PCIe. Not run on a GPU.
+
+        :raises Error: ``code`` is ``gpu``: there is no driver, no such device, or it cannot have this memory
+        """
+        self._core.cuda(device)
+
     def device_memory(
         self,
         pointer: int | None,
