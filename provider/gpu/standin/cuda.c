@@ -107,10 +107,12 @@ typedef struct { CUmemLocation location; int flags; } CUmemAccessDesc;
 
 /* What is held: contexts retained, contexts pushed, memory, addresses, mappings, registrations. All 0 when everything was given back. */
 static int retained, pushed, memory, addresses, mappings, registrations;
+/* What was begun, and not waited for. */
+static int begun;
 
 int standin_held(void)
 {
-	return retained + pushed + memory + addresses + mappings + registrations;
+	return retained + pushed + memory + addresses + mappings + registrations + begun;
 }
 
 static int exact(int good)
@@ -170,7 +172,7 @@ CUresult cuDevicePrimaryCtxRetain(void **out, int device) { retained++; *out = &
 CUresult cuDevicePrimaryCtxRelease_v2(int device) { retained--; return exact(device >= 7); }
 CUresult cuCtxPushCurrent_v2(void *c) { pushed++; return exact(c == &context && retained > 0); }
 CUresult cuCtxPopCurrent_v2(void **c) { pushed--; *c = &context; return 0; }
-CUresult cuCtxSynchronize(void) { return exact(pushed > 0); }
+CUresult cuCtxSynchronize(void) { begun = 0; return exact(pushed > 0); }
 
 static int prop_is_right(const CUmemAllocationProp *prop)
 {
@@ -285,6 +287,7 @@ CUresult cuMemsetD8_v2(CUdeviceptr p, unsigned char byte, size_t n)
 	(void)byte;
 	if (FAIL_cuMemsetD8_v2)
 		return FAIL_cuMemsetD8_v2;
+	begun++;
 	return exact(p && n && pushed > 0);
 }
 

@@ -126,14 +126,17 @@ impl Allocation {
         self.context.with(|sys| sys.dmabuf(self.address, len))
     }
 
-    /// Fills all of it.
+    /// Fills all of it; it is filled when it returns.
     ///
     /// # Errors
     ///
     /// What the driver answers.
     pub fn fill(&self, byte: u8) -> Result<(), GpuError> {
-        self.context
-            .with(|sys| sys.fill(self.address, byte, self.bytes))
+        self.context.with(|sys| {
+            sys.fill(self.address, byte, self.bytes)?;
+            // The call only begins it. What is still being filled would go over what a NIC writes.
+            sys.synchronize()
+        })
     }
 
     /// Copies bytes into it; they are there when it returns.
