@@ -155,6 +155,13 @@ const void *devrx_region(devrx_attachment *attachment, uint64_t *size);
 int devrx_region_fd(devrx_attachment *attachment);
 
 /*
+ * What the region was exported as: of memory of the kind cuda the descriptor that cuMemImportFromShareableHandle takes (CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR;
+ * the allocation is the region's size, rounded up to what cuMemGetAllocationGranularity says), of the kind udmabuf a dma-buf. -EOPNOTSUPP: nothing.
+ * It belongs to the handle.
+ */
+int devrx_export_fd(devrx_attachment *attachment);
+
+/*
  * The memories that daemon and client share. They stay mapped until devrx_close. Who consumes the rings there must not use devrx_recv, devrx_arm, and
  * the batches of this handle: one consumer at a time, and the handle does not see what others took.
  */

@@ -255,6 +255,22 @@ pub unsafe extern "C" fn devrx_region_fd(attachment: *mut AttachmentHandle) -> c
     }
 }
 
+/// What the region was exported as, beside its own descriptor.
+///
+/// # Safety
+/// `attachment` is NULL or a handle.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn devrx_export_fd(attachment: *mut AttachmentHandle) -> c_int {
+    // SAFETY: by the contract; there is no error to write.
+    unsafe {
+        guard(ptr::null_mut(), || {
+            let fd = handle(attachment)?.attachment.export_fd();
+            fd.map(|fd| fd.as_raw_fd().into())
+                .ok_or_else(|| Failure::new(libc::EOPNOTSUPP, "the region was exported as nothing"))
+        }) as c_int
+    }
+}
+
 /// The memories that daemon and client share.
 ///
 /// # Safety

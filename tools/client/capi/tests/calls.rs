@@ -55,6 +55,8 @@ fn a_batch_from_open_to_close() {
             batches.push(batch);
         }
         let mut size = 0;
+        assert!(devrx_region_fd(rx) >= 0);
+        assert_eq!(devrx_export_fd(rx), -libc::EOPNOTSUPP, "a memfd is none");
         let region = devrx_region(rx, &mut size).cast::<u8>();
         assert_eq!(size, u64::from(common::CHUNK * common::CHUNKS));
         for (number, (batch, index, packet)) in packets.iter().enumerate() {
@@ -215,6 +217,7 @@ fn opening_is_refused_with_a_reason() {
         assert_eq!(devrx_arm(null_mut()), -libc::EINVAL);
         assert_eq!(devrx_wake_fd(null_mut()), -libc::EINVAL);
         assert_eq!(devrx_region_fd(null_mut()), -libc::EINVAL);
+        assert_eq!(devrx_export_fd(null_mut()), -libc::EINVAL);
         assert!(devrx_region(null_mut(), null_mut()).is_null());
         devrx_disarm(null_mut());
         devrx_close(null_mut());

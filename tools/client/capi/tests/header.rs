@@ -106,6 +106,7 @@ fn declarations() -> (String, BTreeSet<String>) {
         fn devrx_batch_give_back(*mut AttachmentHandle, *mut BatchHandle, *mut Error) -> i64;
         fn devrx_region(*mut AttachmentHandle, *mut u64) -> *const c_void;
         fn devrx_region_fd(*mut AttachmentHandle) -> c_int;
+        fn devrx_export_fd(*mut AttachmentHandle) -> c_int;
         fn devrx_wake_fd(*mut AttachmentHandle) -> c_int;
         fn devrx_arm(*mut AttachmentHandle) -> c_int;
         fn devrx_disarm(*mut AttachmentHandle) -> ();
