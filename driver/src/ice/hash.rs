@@ -10,7 +10,7 @@ use super::admin::{Admin, AdminError, BUFFER, Command, VsiId, half, opcode};
 use super::lookup::header;
 use super::package::{CHANGES, Package, changes, with_lock};
 use super::recipe::resource;
-use super::regs::{GLQF_HSYMM, PF_FUNC_RID, PF_FUNC_RID_NUMBER};
+use super::regs::{GLQF_HMASK_SEL, GLQF_HSYMM, PF_FUNC_RID, PF_FUNC_RID_NUMBER};
 use super::shared::Shared;
 use crate::device::{Device, Registers};
 
@@ -152,6 +152,8 @@ impl Hash {
         let mut sections = Vec::new();
         for kind in &self.kinds {
             let profile = allocate(admin, table::PROFILE, PROFILES)?;
+            // Words count as a whole. Intel's driver writes this too for each profile that it makes (`ice_update_prof_masking`).
+            shared.write(GLQF_HMASK_SEL.at(u32::from(profile)), 0);
             for index in 0..WORDS as u32 / 4 {
                 // No word is hashed together with another.
                 shared.write(GLQF_HSYMM + u32::from(profile) * 4 + index * 512, 0);

@@ -59,8 +59,9 @@ pub(super) fn active<R: Registers>(registers: &R) -> Result<(), String> {
     Ok(())
 }
 
-/// The receive queues the function has been given: the number of the first, and how many.
-pub(super) fn queues<R: Registers>(registers: &R) -> Result<(u32, u32), String> {
+/// How many receive queues the function has been given. Their numbers begin with 0: `base_queue` of a VSI in DPDK's `ice_ethdev.c`, to which the device's number of the
+/// function's first is added only where the switch is told of a queue, in `ice_switch_filter.c`.
+pub(super) fn queues<R: Registers>(registers: &R) -> Result<u32, String> {
     let value = registers.read32(PFLAN_RX_QALLOC);
     let (first, last) = (
         value & queues::FIRST,
@@ -71,7 +72,7 @@ pub(super) fn queues<R: Registers>(registers: &R) -> Result<(u32, u32), String> 
             "it has no receive queues (PFLAN_RX_QALLOC reads {value:#010x}); see whether the port is enabled in the card's configuration"
         ));
     }
-    Ok((first, last - first + 1))
+    Ok(last - first + 1)
 }
 
 /// The granularity of interrupt throttles, microseconds: by the device's clock.

@@ -35,7 +35,7 @@ pub(super) fn setup<D: Device>(shared: &Shared<D>, queues: u32) {
         mask(shared, index);
     }
     for queue in 0..queues {
-        shared.write(QINT_RQCTL.at(shared.first + queue), CAUSE_ENABLE | queue);
+        shared.write(QINT_RQCTL.at(queue), CAUSE_ENABLE | queue);
     }
     shared.write(PFINT_OICR_ENA, 0);
     // Clears what was there.

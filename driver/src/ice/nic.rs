@@ -82,7 +82,7 @@ impl<D: Device> IceNic<D> {
         let registers = device.registers();
         init::active(&*registers)
             .map_err(|why| no_nic(format!("{why}; turn the machine off and on")))?;
-        let (first, count) = init::queues(&*registers).map_err(no_nic)?;
+        let count = init::queues(&*registers).map_err(no_nic)?;
         let queues = count
             .min(device.vectors().saturating_sub(1))
             .min(MOST_QUEUES);
@@ -92,7 +92,7 @@ impl<D: Device> IceNic<D> {
                     .to_owned(),
             ));
         }
-        let shared = Arc::new(Shared::new(device, part, first, queues)?);
+        let shared = Arc::new(Shared::new(device, part, queues)?);
         let (vectors, facts, monitor) =
             Self::start(&shared, &mut shared.control(), queues, &options)?;
         // The registers say how many there are, the firmware how many it lets be used.

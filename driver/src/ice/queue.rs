@@ -25,7 +25,7 @@ pub(super) const TAIL_STEP: u32 = 8;
 
 /// Turns a queue off, and sees that it is: until then the device writes.
 pub(super) fn off<D: Device>(shared: &Shared<D>, queue: u32) -> bool {
-    let register = QRX_CTRL.at(shared.first + queue);
+    let register = QRX_CTRL.at(queue);
     shared.write(register, 0);
     // The answer to a read comes behind what the device has written before (PCIe ordering).
     wait(STOP_PATIENCE, || {
@@ -56,6 +56,8 @@ pub struct IceQueue<D: Device> {
     /// Packets that had come to this queue number before.
     arrived_before: u64,
     stopped: bool,
+    /// A reset or a failure ended it, with whatever the NIC held and had not counted.
+    cut_off: bool,
 }
 
 impl<D: Device> IceQueue<D> {
@@ -73,7 +75,7 @@ impl<D: Device> IceQueue<D> {
             receive,
             registers: Arc::clone(&shared.registers),
             vectors,
-            tail: QRX_TAIL.at(shared.first + index),
+            tail: QRX_TAIL.at(index),
             // As a new ring's.
             told: 0,
             index,
@@ -82,6 +84,7 @@ impl<D: Device> IceQueue<D> {
             missed: shared.missed(),
             arrived_before: shared.arrived[index as usize].load(Ordering::Relaxed),
             stopped: false,
+            cut_off: false,
             shared,
         }
     }
@@ -186,6 +189,11 @@ impl<D: Device> RxQueue for IceQueue<D> {
     fn counters(&self) -> QueueCounters {
         let counts = self.receive.counts().queue_counters();
         let (discarded, alone) = self.shared.discards_of(self.index);
+        let cut_off = if self.stopped {
+            self.cut_off
+        } else {
+            self.fault().is_some()
+        };
         let own = if alone {
             discarded
         } else {
@@ -194,7 +202,9 @@ impl<D: Device> RxQueue for IceQueue<D> {
         QueueCounters {
             no_descriptor: own.total - own.errors,
             errors: counts.errors + own.errors,
-            exact: (alone || discarded.total == 0) && self.shared.missed() == self.missed,
+            exact: (alone || discarded.total == 0)
+                && self.shared.missed() == self.missed
+                && !cut_off,
             ..counts
         }
     }
@@ -213,6 +223,8 @@ impl<D: Device> RxQueue for IceQueue<D> {
         if self.current() {
             self.halt(&mut control)?;
         }
+        // By its own halt, another queue's, or whatever failed before.
+        self.cut_off = self.fault().is_some();
         drop(control);
         self.stopped = true;
         self.armed = false;

@@ -104,7 +104,10 @@ pub(super) const PF_FUNC_RID: u32 = 0x0009_e880;
 pub(super) const PF_FUNC_RID_NUMBER: u32 = 0x7;
 /// Which words of a hash profile are hashed together with which, RW: a byte for each word, six registers 512 bytes apart for each profile.
 pub(super) const GLQF_HSYMM: u32 = 0x0040_f000;
-/// The function's receive queues, RO.
+/// Which masks count for a hash profile's words, RW: a bit for each of 32. Only a reset of the core clears it, so it may be a driver's of before.
+pub(super) const GLQF_HMASK_SEL: Array = Array::new(0x0041_0000, 4, 128);
+/// The function's receive queues as the whole device numbers them, RO. Registers of queues, and what the firmware is told of them, number them from 0 for each function: only
+/// how many there are counts here.
 pub(super) const PFLAN_RX_QALLOC: u32 = 0x001d_2500;
 /// Bits of [`PFLAN_RX_QALLOC`].
 pub(super) mod queues {
@@ -118,7 +121,7 @@ pub(super) mod queues {
 /// Power mode, RO: bits 31:30 say what the device's clock is made for, 3 for up to 25 Gbit/s.
 pub(super) const GL_PWR_MODE_CTL: u32 = 0x000b_820c;
 
-/// How many receive queues registers are for.
+/// How many receive queues registers are for, by their number within the function.
 pub(super) const RX_QUEUES: u32 = 2048;
 /// Receive queue contexts, RW: eight words for each queue, 8 KiB apart.
 const QRX_CONTEXT: u32 = 0x0028_0000;
@@ -219,7 +222,7 @@ pub(super) mod malicious {
     pub const VALID: u32 = 1 << 31;
     /// What it was, five bits.
     pub const TYPE_SHIFT: u32 = 26;
-    /// [`GL_MDET_RX`](super::GL_MDET_RX): the queue.
+    /// [`GL_MDET_RX`](super::GL_MDET_RX): the queue, as the whole device numbers it.
     pub const RX_QUEUE: u32 = 0x7fff;
 }
 

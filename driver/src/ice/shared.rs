@@ -38,8 +38,6 @@ pub(super) struct Shared<D: Device> {
     pub(super) device: Arc<D>,
     pub(super) registers: Arc<D::Registers>,
     pub(super) part: &'static Part,
-    /// The function's first receive queue, as registers number them.
-    pub(super) first: u32,
     /// The unit of interrupt throttles, microseconds.
     pub(super) throttle_unit: u32,
     /// Held while the firmware is asked, and while registers that several parties use are changed. The monitor never takes it.
@@ -65,11 +63,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl<D: Device> Shared<D> {
-    /// `first` and `queues`: the function's receive queues, of which so many are used.
+    /// `queues`: how many of the function's receive queues are used.
     pub(super) fn new(
         device: Arc<D>,
         part: &'static Part,
-        first: u32,
         queues: u32,
     ) -> Result<Self, DriverError> {
         let registers = device.registers();
@@ -81,7 +78,6 @@ impl<D: Device> Shared<D> {
             registers,
             device,
             part,
-            first,
             control: Mutex::new(Control { admin }),
             events: Mutex::new(events),
             link: Mutex::new(init::no_link()),
@@ -186,6 +182,8 @@ impl<D: Device> Shared<D> {
         // First, so that nobody takes what the registers say after the reset for the queue's of before it. Whoever asks whether a queue has stopped
         // holds the control lock.
         self.epoch.store(before.wrapping_add(1), Ordering::Release);
+        // Before the counters may be another VSI's with the same number.
+        self.end_all_discards();
         // Nothing is asked of firmware that has forgotten where to answer.
         control.admin.stop();
         self.events().stop();
@@ -231,6 +229,17 @@ impl<D: Device> Shared<D> {
         let live = ledger.live.len();
         ledger.live.retain(|other| !Arc::ptr_eq(other, &ending));
         if ledger.live.len() < live {
+            let count = ending.count(&*self.registers);
+            let past = &mut ledger.past[usize::from(!ending.alone)];
+            *past = sum(*past, count);
+        }
+    }
+
+    /// All VSIs go, with a reset. Their queues keep what they know.
+    fn end_all_discards(&self) {
+        let mut ledger = lock(&self.ledger);
+        for ending in std::mem::take(&mut ledger.live) {
+            ending.end(&*self.registers);
             let count = ending.count(&*self.registers);
             let past = &mut ledger.past[usize::from(!ending.alone)];
             *past = sum(*past, count);

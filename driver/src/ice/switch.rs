@@ -185,9 +185,7 @@ impl Switch {
         admin: &mut Admin<D::Registers>,
         queues: &RangeInclusive<u32>,
     ) -> Result<usize, AdminError> {
-        let first = shared.first;
-        let numbers = first + queues.start()..=first + queues.end();
-        let mut properties = vsi::properties(self.port, &numbers, self.strip_vlan);
+        let mut properties = vsi::properties(self.port, queues, self.strip_vlan);
         let vsi = admin.add_vsi(&mut properties)?;
         shared.begin_discards(vsi.0, queues.clone());
         self.targets.push(Target {

@@ -24,7 +24,7 @@ mod section {
 /// Priorities as they are: entry `i` of three bits is `i`.
 const PRIORITIES: u32 = 0o76_543_210;
 
-/// The properties of a VSI with `queues`, numbered as the registers number them.
+/// The properties of a VSI with `queues`, numbered from 0 within the function, as in the registers of its BAR.
 pub(super) fn properties(port: Port, queues: &RangeInclusive<u32>, strip_vlan: bool) -> [u8; 128] {
     let mut new = [0; 128];
     let sections = section::SWITCH

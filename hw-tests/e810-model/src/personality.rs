@@ -30,6 +30,15 @@ pub struct Personality {
     pub parses_without_package: bool,
 }
 
+impl Personality {
+    /// The number that the whole device gives the function's first queue: not 0, as for any port of a card but its first. Registers of queues, VSIs and the transmit
+    /// scheduler number the function's queues from 0; only rules that name a queue, and events, have the device's numbers (DPDK's `ice_switch_filter.c`).
+    #[must_use]
+    pub fn first_queue(&self) -> u16 {
+        2048_u16.saturating_sub(self.queues).min(256)
+    }
+}
+
 impl Default for Personality {
     fn default() -> Self {
         Self {

@@ -51,7 +51,9 @@ impl State {
     /// Values that registers have after a reset of the core.
     pub(crate) fn set_reset_values(&mut self) {
         let card = self.card.clone();
-        let queues = u32::from(card.queues) - 1;
+        let first = u32::from(card.first_queue());
+        let last = first + u32::from(card.queues) - 1;
+        let queues = 1 << 31 | last << 16 | first;
         let vectors = u32::from(card.vectors) - 1;
         let (guaranteed, shared) = card.flow_director;
         for (offset, value) in [
@@ -65,8 +67,8 @@ impl State {
                 u32::from(guaranteed) | u32::from(shared) << 16,
             ),
             (regs::PFINT_ALLOC, 1 << 31 | vectors << 12),
-            (regs::PFLAN_RX_QALLOC, 1 << 31 | queues << 16),
-            (regs::PFLAN_TX_QALLOC, 1 << 31 | queues << 16),
+            (regs::PFLAN_RX_QALLOC, queues),
+            (regs::PFLAN_TX_QALLOC, queues),
             (regs::PF_FUNC_RID, 0),
             // 100 ms units.
             (regs::GLGEN_RSTCTL, 1),

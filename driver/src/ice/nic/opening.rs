@@ -135,7 +135,7 @@ impl<D: Device> IceNic<D> {
         ring: &mut Ring,
         context: &RxContext,
     ) -> Result<(), DriverError> {
-        let (shared, queue) = (&self.shared, self.shared.first + index);
+        let (shared, queue) = (&self.shared, index);
         let busy = |why: &str| DriverError::QueueBusy {
             nic: self.name().to_owned(),
             queue: index,

@@ -7,6 +7,7 @@ mod intel;
 mod life;
 #[cfg(target_arch = "x86_64")]
 mod quads;
+mod resets;
 mod rig;
 mod split;
 mod steering;

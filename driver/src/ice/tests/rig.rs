@@ -75,6 +75,11 @@ impl Rig {
     /// All queues open and filled, no rules.
     pub(crate) fn new(setup: Setup) -> Self {
         let model = IceModel::new(setup.personality.clone());
+        Self::on(model, setup)
+    }
+
+    /// The same on a card that somebody else has had.
+    pub(crate) fn on(model: Arc<IceModel>, setup: Setup) -> Self {
         let nic = IceNic::open(Arc::clone(&model), setup.options.clone()).unwrap();
         Self::over(model, nic, setup.shape())
     }

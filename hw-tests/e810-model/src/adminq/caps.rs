@@ -11,6 +11,7 @@ const FUNCTION: u16 = 0x000a;
 pub(super) fn list(state: &mut State, command: &mut Command) -> Done {
     let card = &state.card;
     let queues = u32::from(card.queues);
+    let first = u32::from(card.first_queue());
     let (guaranteed, shared) = card.flow_director;
     let device = command.opcode != FUNCTION;
     // Capability, number, logical id, physical id.
@@ -24,8 +25,8 @@ pub(super) fn list(state: &mut State, command: &mut Command) -> Done {
         (0x0017, super::vsi::LIMIT, 0, 0),
         // Table entries, bits of an entry.
         (0x0040, 2048, 11, 0),
-        (0x0041, queues, 0, 0),
-        (0x0042, queues, 0, 0),
+        (0x0041, queues, 0, first),
+        (0x0042, queues, 0, first),
         (0x0043, u32::from(card.vectors), 0, 0),
         (0x0047, 9728, 0, 0),
     ];

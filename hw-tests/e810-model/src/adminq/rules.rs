@@ -201,12 +201,14 @@ fn target(state: &State, rule: &Rule) -> Done {
             )
         }
         Action::ToQueue { queue, region } => {
+            // As the device numbers them.
+            let first = state.card.first_queue();
             let last = u32::from(queue) + (1 << region) - 1;
-            if last >= u32::from(state.card.queues) {
+            if queue < first || last >= u32::from(first) + u32::from(state.card.queues) {
                 return refuse(
                     Code::Invalid,
                     format!(
-                        "its target is queue {last}; the function has {}",
+                        "its target is queue {last} of the device; the function has {} from {first} on",
                         state.card.queues
                     ),
                 );

@@ -78,6 +78,8 @@ impl State {
 
     /// A rule chose the queue, or several that the hash chooses from. The VSI is the one whose queue it is.
     fn give_by_rule(&mut self, queue: u16, region: u8, frame: &Frame<'_>) -> bool {
+        // The rule has the device's number.
+        let queue = queue.wrapping_sub(self.card.first_queue());
         let owner = self.vsis.values().find(|vsi| {
             (0..self.card.queues)
                 .map_while(|i| vsi.queue(i))

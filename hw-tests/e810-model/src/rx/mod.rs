@@ -128,6 +128,8 @@ impl State {
     /// A malicious driver was detected on a receive queue: DPDK `ice_ethdev.c`, `ice_interrupt_handler`.
     fn detect_rx(&mut self, queue: u32) {
         const ILLEGAL_TAIL: u32 = 2;
+        // The device's number.
+        let queue = queue + u32::from(self.card.first_queue());
         self.regs.set(
             regs::GL_MDET_RX,
             1 << 31 | ILLEGAL_TAIL << 26 | queue & 0x7fff,

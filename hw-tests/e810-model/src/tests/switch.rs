@@ -206,10 +206,17 @@ fn rules_without_a_target_are_refused() {
         14,
         "no list"
     );
-    assert_eq!(driver.rule(1, 1, vsi, 1 | 300 << 4, to), 14, "no queue");
+    assert_eq!(driver.rule(1, 1, vsi, 1 | 600 << 4, to), 14, "no queue");
     assert_eq!(driver.rule(1, 40, vsi, to_vsi(vsi), to), 14, "no recipe");
     assert_eq!(driver.rule(1, 1, 99, to_vsi(vsi), to), 14, "no source");
-    assert_eq!(driver.rule(1, 1, vsi, 1, to), 0, "a queue");
+    // Numbered as the whole device does.
+    assert_eq!(
+        driver.rule(1, 1, vsi, 1, to),
+        14,
+        "another function's queue"
+    );
+    let first = u32::from(Personality::default().first_queue());
+    assert_eq!(driver.rule(1, 1, vsi, 1 | first << 4, to), 0, "a queue");
     assert!(driver.card.receive(&udp(MAC, (1, 2), &[0; 64])));
-    assert_eq!(driver.card.refusals().len(), 5);
+    assert_eq!(driver.card.refusals().len(), 6);
 }
