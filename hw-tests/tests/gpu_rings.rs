@@ -1,10 +1,12 @@
 //! The rings consumed by `devrx.cuh`, as a kernel on a GPU does it: no call of a library in the loop, and nobody who could wake the daemon.
 //! A thread of the CPU plays the GPU.
 
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use devrx_hw_tests::command::{Output, Process, wait_for};
+use devrx_hw_tests::command::{Output, Process, run_ok, wait_for};
 use devrx_hw_tests::cprogram::{Sdk, capi};
 use devrx_hw_tests::daemon::Daemon;
 use devrx_hw_tests::link::{Link, LinkSpec, NEAR_IF};
@@ -17,14 +19,15 @@ const PAYLOAD: usize = 600;
 /// Chunks of the region: far fewer than packets come.
 const CHUNKS: u32 = 2048;
 
-fn start(daemon: &Daemon, sdk: &Sdk, arguments: &[&str]) -> Result<Process> {
+/// The example, built to run its kernel in a thread of the CPU; or, with `-DDEVRX_DRIVER_API`, on a GPU.
+fn build(sdk: &Sdk, more: &[&str]) -> Result<PathBuf> {
+    let options = ["-O2", "-std=c++11", "-pthread", "-x", "c++"];
     let source = capi().join("examples/persistent.cu");
-    let program = sdk.build(
-        "c++",
-        &["-O2", "-std=c++11", "-pthread", "-x", "c++"],
-        &source,
-    )?;
-    let mut command = sdk.command(&program, &daemon.socket());
+    sdk.build("c++", &[more, &options].concat(), &source)
+}
+
+fn start(daemon: &Daemon, sdk: &Sdk, program: &Path, arguments: &[&str]) -> Result<Process> {
+    let mut command = sdk.command(program, &daemon.socket());
     let mut process = Process::start(command.arg("stream").args(arguments))?;
     wait_for("it is the consumer", Duration::from_secs(5), || {
         ensure!(
@@ -45,25 +48,29 @@ fn attach(daemon: &Daemon) -> Result<()> {
     Ok(())
 }
 
-fn send(link: &Link, packets: u64, rate: u32) -> Result<()> {
+fn send(link: &Link, packets: u64, payload: usize, rate: u32) -> Result<()> {
     let traffic = Traffic {
-        payload: PAYLOAD,
+        payload,
         ..Traffic::paced(5000, packets, rate)
     };
     Sender::start(link, traffic)?.finish().map(drop)
 }
 
 /// What the program says after the packets of these numbers.
-fn said(numbers: impl Iterator<Item = u64> + Clone) -> String {
-    let packets = numbers.clone().count() as u64;
-    let sum: u64 = numbers
-        .flat_map(|number| frame::numbered(5000, number, PAYLOAD).split_off(frame::HEADERS))
-        .map(u64::from)
-        .sum();
+fn said(numbers: impl Iterator<Item = u64>, payload: usize) -> String {
+    let (mut packets, mut sum, mut weighted) = (0, 0, 0);
+    for number in numbers {
+        packets += 1;
+        let frame = frame::numbered(5000, number, payload);
+        for (place, byte) in (1..).zip(&frame[frame::HEADERS..]) {
+            sum += u64::from(*byte);
+            weighted += place * u64::from(*byte);
+        }
+    }
     format!(
-        "{packets} packets in {packets} chunks, {} bytes of header, {} of payload, which adds up to {sum}\n",
+        "{packets} packets in {packets} chunks, {} bytes of header, {} of payload, which adds up to {sum}, by place to {weighted}\n",
         packets * frame::HEADERS as u64,
-        packets * PAYLOAD as u64
+        packets * payload as u64
     )
 }
 
@@ -79,16 +86,17 @@ fn must_say(output: &Output, want: &str) -> Result<()> {
 fn every_packet_is_taken_from_the_ring_and_every_chunk_comes_back() {
     lane::test(|| {
         let sdk = Sdk::install()?;
+        let program = build(&sdk, &[])?;
         let link = Link::new(LinkSpec::default())?;
         let daemon = Daemon::start(&link)?;
         attach(&daemon)?;
         let packets = 5 * u64::from(CHUNKS);
-        let program = start(&daemon, &sdk, &[&packets.to_string()])?;
-        send(&link, packets, 5000)?;
-        let output = program
+        let process = start(&daemon, &sdk, &program, &[&packets.to_string()])?;
+        send(&link, packets, PAYLOAD, 5000)?;
+        let output = process
             .wait(Duration::from_secs(10))
             .with_context(|| format!("{:?}", daemon.stats()))?;
-        must_say(&output, &said(0..packets))?;
+        must_say(&output, &said(0..packets, PAYLOAD))?;
         let entry = daemon.check_sums()?.attachment("stream")?;
         ensure!(
             entry.count("returned")? == packets && entry.refused() == 0,
@@ -96,9 +104,12 @@ fn every_packet_is_taken_from_the_ring_and_every_chunk_comes_back() {
             entry.json()
         );
         // The next consumer begins where this one stood, in fresh memory.
-        let program = start(&daemon, &sdk, &["1000"])?;
-        send(&link, 1000, 5000)?;
-        must_say(&program.wait(Duration::from_secs(10))?, &said(0..1000))?;
+        let process = start(&daemon, &sdk, &program, &["1000"])?;
+        send(&link, 1000, PAYLOAD, 5000)?;
+        must_say(
+            &process.wait(Duration::from_secs(10))?,
+            &said(0..1000, PAYLOAD),
+        )?;
         daemon.detach_and_check("stream")?;
         Ok(())
     });
@@ -109,14 +120,15 @@ fn every_packet_is_taken_from_the_ring_and_every_chunk_comes_back() {
 fn chunks_that_come_back_late_are_found_by_a_daemon_that_sleeps() {
     lane::test(|| {
         let sdk = Sdk::install()?;
+        let program = build(&sdk, &[])?;
         let link = Link::new(LinkSpec::default())?;
         let daemon = Daemon::start(&link)?;
         attach(&daemon)?;
-        let program = start(&daemon, &sdk, &[])?;
-        program.signal(Signal::SIGSTOP)?;
+        let process = start(&daemon, &sdk, &program, &[])?;
+        process.signal(Signal::SIGSTOP)?;
         // Twice as many as there are chunks: then not one is posted, and no packet wakes the daemon.
         let all = u64::from(CHUNKS);
-        send(&link, 2 * all, 20_000)?;
+        send(&link, 2 * all, PAYLOAD, 20_000)?;
         std::thread::sleep(Duration::from_millis(200));
         let entry = daemon.check_sums()?.attachment("stream")?;
         ensure!(
@@ -124,12 +136,12 @@ fn chunks_that_come_back_late_are_found_by_a_daemon_that_sleeps() {
             "all chunks should be with the client: {}",
             entry.json()
         );
-        program.signal(Signal::SIGCONT)?;
+        process.signal(Signal::SIGCONT)?;
         wait_for("the chunks come back", Duration::from_secs(2), || {
             Ok(daemon.stats()?.attachment("stream")?.count("with_client")? == 0)
         })?;
         std::thread::sleep(Duration::from_millis(20));
-        send(&link, all, 5000)?;
+        send(&link, all, PAYLOAD, 5000)?;
         let entry = daemon.check_sums()?.attachment("stream")?;
         ensure!(
             entry.count("delivered")? == 2 * all,
@@ -138,7 +150,64 @@ fn chunks_that_come_back_late_are_found_by_a_daemon_that_sleeps() {
         );
         daemon.detach("stream")?;
         // It sees the end in shared memory, after everything that came before.
-        let output = program.wait(Duration::from_secs(5))?;
-        must_say(&output, &said((0..all).chain(0..all)))
+        let output = process.wait(Duration::from_secs(5))?;
+        must_say(&output, &said((0..all).chain(0..all), PAYLOAD))
+    });
+}
+
+/// A kernel on a GPU takes every packet from the ring, reads every byte of it where the kernel of Linux put it, and gives every chunk back. The driver compiles what NVRTC made of the source.
+#[test]
+#[ignore = "needs an NVIDIA GPU: cargo xtask test gpu"]
+fn a_kernel_on_a_gpu_takes_every_packet_and_every_chunk_comes_back() {
+    lane::test(|| {
+        let sdk = Sdk::install()?;
+        let program = build(&sdk, &["-DDEVRX_DRIVER_API"])?;
+        let tool = sdk.prefix().join("nvrtc");
+        let mut cc = Command::new("cc");
+        cc.arg(capi().join("tests/nvrtc.c"))
+            .arg("-o")
+            .arg(&tool)
+            .arg("-ldl");
+        run_ok(&mut cc, Duration::from_secs(20))?;
+        let library = std::env::var_os("DEVRX_NVRTC").context("DEVRX_NVRTC names no NVRTC")?;
+        let mut nvrtc = Command::new(&tool);
+        nvrtc
+            .arg(library)
+            .arg(capi().join("examples/persistent.cu"))
+            .args(["--gpu-architecture=compute_75", "--std=c++11"])
+            .arg(format!("-I{}", capi().join("include").display()))
+            .arg(format!("-I{}", capi().join("examples").display()));
+        let ptx = sdk.prefix().join("persistent.ptx");
+        std::fs::write(&ptx, run_ok(&mut nvrtc, Duration::from_secs(20))?.stdout)?;
+        let link = Link::new(LinkSpec::default())?;
+        let daemon = Daemon::start(&link)?;
+        for payload in [64, 600, 1400, 3000] {
+            attach(&daemon)?;
+            let packets = 4 * u64::from(CHUNKS);
+            let mut command = sdk.command(&program, &daemon.socket());
+            command
+                .args(["stream", &packets.to_string()])
+                .env("DEVRX_PTX", &ptx);
+            let mut process = Process::start(&mut command)?;
+            // The kernel has to be there before the packets: loading the driver takes longer than they do.
+            wait_for("it is the consumer", Duration::from_secs(20), || {
+                ensure!(process.running()?, "it ended: {:?}", process.written());
+                Ok(daemon.stats()?.attachment("stream")?.text("state") != "idle")
+            })?;
+            std::thread::sleep(Duration::from_secs(3));
+            send(&link, packets, payload, 5000)?;
+            let output = process
+                .wait(Duration::from_secs(10))
+                .with_context(|| format!("{:?}", daemon.stats()))?;
+            must_say(&output, &said(0..packets, payload))?;
+            let entry = daemon.detach_and_check("stream")?.attachment("stream")?;
+            ensure!(
+                entry.count("returned")? == packets && entry.refused() == 0,
+                "not every chunk came back: {}",
+                entry.json()
+            );
+            println!("{payload} bytes of payload: {}", output.stdout.trim());
+        }
+        Ok(())
     });
 }

@@ -5,6 +5,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use devrx_client::Client;
 use devrx_client::placement::{Frame, FrameReceiver, PlacementOptions, PlacementStats};
+use devrx_hw_tests::command::{Process, wait_for};
+use devrx_hw_tests::cprogram::{Sdk, capi};
 use devrx_hw_tests::daemon::Daemon;
 use devrx_hw_tests::frame::{self, numbered};
 use devrx_hw_tests::lane;
@@ -137,6 +139,84 @@ fn frames_are_whole_wherever_the_number_lies() {
         ensure!(
             refused.contains("256 bytes behind the header do not fit a header slot of 256"),
             "{refused}"
+        );
+        Ok(())
+    });
+}
+
+/// The same stream, placed and gathered by device code: a persistent kernel that a thread of the CPU plays. The number lies in the payload.
+#[test]
+fn device_code_places_the_stream_as_the_client_does() {
+    lane::test(|| {
+        let sdk = Sdk::install()?;
+        let source = capi().join("examples/placement.cu");
+        let program = sdk.build(
+            "c++",
+            &["-O2", "-std=c++11", "-pthread", "-x", "c++"],
+            &source,
+        )?;
+        let link = Link::new(LinkSpec::default())?;
+        let daemon = Daemon::start(&link)?;
+        daemon.ok(&format!(
+            "attach --name stream --nic {NEAR_IF} --queue 0 --memory memfd --size 4M --flow udp,dst-port=5000 --polls-refill"
+        ))?;
+        let mut command = sdk.command(&program, &daemon.socket());
+        command.args(["stream", &PLACES.to_string(), &DATA.to_string()]);
+        let process = Process::start(&mut command)?;
+        wait_for("it is the consumer", Duration::from_secs(5), || {
+            Ok(daemon.stats()?.attachment("stream")?.text("state") != "idle")
+        })?;
+        let (sent, lost, twice) = stream();
+        let wire = sent
+            .iter()
+            .map(|number| numbered(5000, *number, PAYLOAD))
+            .collect();
+        send_frames(&link, wire, 5000)?;
+        let entry = daemon.check_sums()?.attachment("stream")?;
+        ensure!(
+            entry.count("delivered")? == sent.len() as u64,
+            "packets were dropped: {}",
+            entry.json()
+        );
+        daemon.detach("stream")?;
+        let output = process.wait(Duration::from_secs(5))?;
+        ensure!(
+            output.status.success() && output.stderr.is_empty(),
+            "{output:?}"
+        );
+        let lines: Vec<&str> = output.stdout.lines().collect();
+        ensure!(lines.len() as u64 == FRAMES + 1, "{output:?}");
+        for (frame, line) in (0..FRAMES).zip(&lines) {
+            let numbers = frame * PLACES..(frame + 1) * PLACES;
+            let (missing, there): (Vec<u64>, Vec<u64>) = numbers.partition(|n| lost.contains(n));
+            let data = there.iter().flat_map(|number| {
+                numbered(5000, *number, PAYLOAD).split_off(frame::HEADERS + frame::NUMBER)
+            });
+            let sum: u64 = data.map(u64::from).sum();
+            let said = line.split("end ").collect::<Vec<_>>();
+            ensure!(
+                said.len() == 2
+                    && said[0] == format!("frame {frame}: ")
+                    && said[1].ends_with(&format!(", {} missing, adds up to {sum}", missing.len()))
+                    && (missing.is_empty() == said[1].starts_with('0')),
+                "frame {frame} has {} missing and adds up to {sum}: {line}",
+                missing.len()
+            );
+        }
+        let (packets, lost) = (sent.len() as u64, lost.len());
+        let want = format!(
+            "{packets} packets: {} placed, 0 late, {twice} duplicate, 0 out of range, 0 oversize, 0 unreadable; {lost} missing",
+            packets - twice
+        );
+        ensure!(
+            lines[lines.len() - 1] == want,
+            "expected {want:?}: {output:?}"
+        );
+        let entry = daemon.stats()?.attachment("stream")?;
+        ensure!(
+            entry.refused() == 0 && entry.count("in_flight")? == 0,
+            "{}",
+            entry.json()
         );
         Ok(())
     });

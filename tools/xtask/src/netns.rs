@@ -9,7 +9,7 @@ use crate::tests_run::Counter;
 use crate::{packages, python, shell};
 
 /// What the tests use beside the program itself.
-const NEEDS: &[packages::Need] = &[
+pub const NEEDS: &[packages::Need] = &[
     ("cc", "gcc"),
     ("c++", "g++"),
     ("pkg-config", "pkg-config"),
@@ -86,7 +86,7 @@ pub fn run() -> Result<Tally> {
 }
 
 /// The path of the `devrx` program among what was built.
-fn binary(built: &Built) -> Result<String> {
+pub fn binary(built: &Built) -> Result<String> {
     let path = built
         .bins
         .iter()

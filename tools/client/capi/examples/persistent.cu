@@ -9,16 +9,13 @@
  *   devrx attach --name camera --nic eth0 --queue 0 --memory memfd --size 64M --flow udp,dst-port=5000 --polls-refill
  *   ./persistent camera 1000
  */
-#if !defined(__CUDACC__)
-#include <unistd.h>
-/* Who plays the GPU leaves the CPU to others. */
-#define DEVRX_PAUSE() usleep(50)
-#endif
+#include "device.h"
 #include <devrx.cuh>
 
 /* What the threads find. */
 struct totals {
     devrx_u64 chunks, packets, header_bytes, payload_bytes, payload_sum;
+    devrx_u64 weighted; /* each byte times its place in its chunk, counted from 1: two that changed places are seen */
 };
 
 /* What is done with a chunk: each of the lanes reads its part of the payload. */
@@ -27,8 +24,10 @@ struct add_up {
 
     DEVRX_METHOD void operator()(const devrx_completion &entry, const devrx_u8 *, const devrx_u8 *payload, devrx_u32 lane, devrx_u32 lanes)
     {
-        for (devrx_u32 at = lane; at < entry.length; at += lanes)
+        for (devrx_u32 at = lane; at < entry.length; at += lanes) {
             mine.payload_sum += payload[at];
+            mine.weighted += (devrx_u64)payload[at] * (at + 1);
+        }
         if (lane == 0) {
             mine.chunks += 1;
             mine.packets += (entry.flags & DEVRX_MORE) == 0;
@@ -63,70 +62,33 @@ DEVRX_FN void consume(devrx_serving *s, const void *daemon, void *client, const 
     join(&out->header_bytes, work.mine.header_bytes);
     join(&out->payload_bytes, work.mine.payload_bytes);
     join(&out->payload_sum, work.mine.payload_sum);
+    join(&out->weighted, work.mine.weighted);
     if (DEVRX_THREAD == 0)
         *failed = (int)s->queue.fault;
 }
 
-#if defined(__CUDACC__)
 extern "C" __global__ void persistent(const void *daemon, void *client, const void *region, devrx_u32 chunk_size, devrx_u64 limit, totals *out, int *failed)
 {
     __shared__ devrx_serving s;
     consume(&s, daemon, client, region, chunk_size, limit, out, failed);
 }
-#endif
 
 /* The rest runs on the host. */
 #if !defined(__CUDACC_RTC__)
 #include <devrx.h>
-#include <cstdio>
-#include <cstdlib>
-#include <thread>
-
-#if defined(__CUDACC__)
-#define CHECK(call) \
-    do { \
-        cudaError_t result = (call); \
-        if (result != cudaSuccess) { \
-            std::fprintf(stderr, "persistent: %s: %s\n", #call, cudaGetErrorString(result)); \
-            std::exit(1); \
-        } \
-    } while (0)
-
-/* Memory that this process has mapped, for the GPU to read (and write): its pages stay where they are, and the GPU reaches them over PCIe. */
-static void *registered(const void *memory, devrx_u64 size, bool read_only)
-{
-    void *there;
-    CHECK(cudaHostRegister(const_cast<void *>(memory), size, cudaHostRegisterMapped | (read_only ? cudaHostRegisterReadOnly : 0)));
-    CHECK(cudaHostGetDevicePointer(&there, const_cast<void *>(memory), 0));
-    return there;
-}
 
 static int run(const devrx_shared &shared, const void *region, devrx_u64 size, devrx_u64 limit, totals *out)
 {
-    totals *sums;
-    int *failed, result;
-    CHECK(cudaMalloc(&sums, sizeof *sums));
-    CHECK(cudaMalloc(&failed, sizeof *failed));
-    CHECK(cudaMemset(sums, 0, sizeof *sums));
-    persistent<<<1, 256>>>(registered(shared.daemon_memory, shared.daemon_size, true), registered(shared.client_memory, shared.client_size, false),
-                           registered(region, size, true), shared.chunk_size, limit, sums, failed);
-    CHECK(cudaDeviceSynchronize());
-    CHECK(cudaMemcpy(out, sums, sizeof *out, cudaMemcpyDeviceToHost));
-    CHECK(cudaMemcpy(&result, failed, sizeof result, cudaMemcpyDeviceToHost));
+    int result;
+    totals *sums = (totals *)device_zeroed(sizeof *sums);
+    int *failed = (int *)device_zeroed(sizeof *failed);
+    device_run("persistent", persistent, device_registered(shared.daemon_memory, shared.daemon_size, true),
+               device_registered(shared.client_memory, shared.client_size, false), device_registered(region, size, true), shared.chunk_size, limit, sums,
+               failed);
+    device_read(out, sums, sizeof *out);
+    device_read(&result, failed, sizeof result);
     return result;
 }
-#else
-static int run(const devrx_shared &shared, const void *region, devrx_u64, devrx_u64 limit, totals *out)
-{
-    int failed = 0;
-    std::thread gpu([&] {
-        devrx_serving s;
-        consume(&s, shared.daemon_memory, shared.client_memory, region, shared.chunk_size, limit, out, &failed);
-    });
-    gpu.join();
-    return failed;
-}
-#endif
 
 int main(int argc, char **argv)
 {
@@ -154,8 +116,8 @@ int main(int argc, char **argv)
         std::fprintf(stderr, "persistent: the rings are not as they should be\n");
         return 1;
     }
-    std::printf("%llu packets in %llu chunks, %llu bytes of header, %llu of payload, which adds up to %llu\n", found.packets, found.chunks, found.header_bytes,
-                found.payload_bytes, found.payload_sum);
+    std::printf("%llu packets in %llu chunks, %llu bytes of header, %llu of payload, which adds up to %llu, by place to %llu\n", found.packets, found.chunks, found.header_bytes,
+                found.payload_bytes, found.payload_sum, found.weighted);
     devrx_close(rx);
     return 0;
 }

@@ -44,8 +44,16 @@ fn the_header_is_valid_cpp() {
             .args(["-Wpedantic", "-fsyntax-only", "-x", "c++"])
             .arg(header),
     );
-    let example = support::here().join("examples/persistent.cu");
-    support::check(cxx().args(["-fsyntax-only", "-x", "c++"]).arg(example));
+    for file in [
+        "include/devrx_placement.cuh",
+        "examples/persistent.cu",
+        "examples/placement.cu",
+    ] {
+        let file = support::here().join(file);
+        for mode in ["-DDEVRX_ON_A_CPU", "-DDEVRX_DRIVER_API"] {
+            support::check(cxx().args([mode, "-fsyntax-only", "-x", "c++"]).arg(&file));
+        }
+    }
 }
 
 #[test]
@@ -268,7 +276,11 @@ fn the_kernels_compile_for_a_gpu() {
     let source = support::here().join("tests/nvrtc.c");
     support::check(support::cc().arg(source).arg("-o").arg(&tool).arg("-ldl"));
     let include = format!("-I{}", support::here().join("include").display());
-    for (kernel, entry) in [("examples/persistent.cu", "persistent")] {
+    let examples = format!("-I{}", support::here().join("examples").display());
+    for (kernel, entry) in [
+        ("examples/persistent.cu", "persistent"),
+        ("examples/placement.cu", "placement"),
+    ] {
         for architecture in ["compute_75", "compute_90"] {
             let mut command = Command::new(&tool);
             command.arg(&library).arg(support::here().join(kernel));
@@ -276,6 +288,7 @@ fn the_kernels_compile_for_a_gpu() {
                 &format!("--gpu-architecture={architecture}"),
                 "--std=c++11",
                 &include,
+                &examples,
             ]);
             let ptx = String::from_utf8(support::check(&mut command).stdout).expect("text");
             assert!(ptx.contains(&format!(".entry {entry}(")), "{kernel}: {ptx}");

@@ -33,6 +33,8 @@
 
 mod bin;
 #[cfg(test)]
+mod device_tests;
+#[cfg(test)]
 mod edge_tests;
 mod frame;
 mod options;

@@ -12,24 +12,24 @@ use super::window::{FrameEnd, Span, Window};
 
 /// A packet as it arrives. Its true place in the stream is known here; the window sees its number, cut to the width.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Arrival {
+pub(super) struct Arrival {
     /// Counted from the stream's begin, without a wrap.
-    position: u64,
+    pub(super) position: u64,
     /// Which of its copies it is, and so its chunk's name.
-    copy: u64,
-    now: u64,
+    pub(super) copy: u64,
+    pub(super) now: u64,
 }
 
 #[derive(Debug, Clone)]
-struct Stream {
+pub(super) struct Stream {
     width: u8,
     stride: u64,
     /// The number of position 0.
     origin: u64,
     frame: u32,
     window: u32,
-    deadline: Option<u64>,
-    arrivals: Vec<Arrival>,
+    pub(super) deadline: Option<u64>,
+    pub(super) arrivals: Vec<Arrival>,
     /// What was done: sent, lost, sent twice.
     sent: u64,
     lost: u64,
@@ -136,7 +136,7 @@ impl Reference {
     }
 }
 
-fn options(stream: &Stream) -> PlacementOptions {
+pub(super) fn options(stream: &Stream) -> PlacementOptions {
     let mut options = PlacementOptions::new(stream.frame, 1)
         .sequence(0, stream.width)
         .stride(stream.stride)
@@ -146,7 +146,7 @@ fn options(stream: &Stream) -> PlacementOptions {
     options
 }
 
-fn number(stream: &Stream, position: u64) -> u64 {
+pub(super) fn number(stream: &Stream, position: u64) -> u64 {
     let number = stream
         .origin
         .wrapping_add(position.wrapping_mul(stream.stride));
@@ -267,7 +267,7 @@ fn deed() -> impl Strategy<Value = Deed> {
         })
 }
 
-fn stream(window: u32) -> impl Strategy<Value = Stream> {
+pub(super) fn stream(window: u32) -> impl Strategy<Value = Stream> {
     // A frame and a window that the width has room for: with one byte, half of 256 numbers.
     let frame = move |width: u8| {
         1..=if width == 1 {

@@ -77,7 +77,7 @@ fn behind_ipv6(frame: &[u8], at: usize) -> Option<usize> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     fn frame(tags: usize, ip: &[u8]) -> Vec<u8> {
@@ -92,6 +92,13 @@ mod tests {
         });
         frame.extend(ip);
         frame.extend([0, 1, 0, 2, 0, 8 + 5, 0, 0]);
+        frame
+    }
+
+    /// With one tag of another kind.
+    fn tagged(kind: u16, ip: &[u8]) -> Vec<u8> {
+        let mut frame = frame(1, ip);
+        frame[12..14].copy_from_slice(&kind.to_be_bytes());
         frame
     }
 
@@ -114,6 +121,41 @@ mod tests {
         }
         ip[next] = UDP;
         ip
+    }
+
+    /// Frames with a UDP header behind all that may come before it, and with too much.
+    pub(in super::super) fn frames() -> Vec<Vec<u8>> {
+        let eight: Vec<(u8, &[u8])> = vec![(60, &[0; 8]); 8];
+        let nine: Vec<(u8, &[u8])> = vec![(60, &[0; 8]); 9];
+        let long: Vec<(u8, &[u8])> = vec![
+            (0, &[0; 8]),
+            (43, &[0; 8]),
+            (135, &[0; 8]),
+            (139, &[0; 8]),
+            (140, &[0; 8]),
+        ];
+        vec![
+            frame(0, &ipv4(5, UDP, 0x4000)),
+            frame(2, &ipv4(15, UDP, 0)),
+            frame(3, &ipv4(5, UDP, 0)),
+            tagged(0x88a8, &ipv4(5, UDP, 0)),
+            tagged(0x9100, &ipv6(&[])),
+            tagged(0x9200, &ipv4(5, UDP, 0)),
+            frame(0, &ipv4(5, UDP, 1)),
+            frame(1, &ipv6(&[])),
+            frame(
+                0,
+                &ipv6(&[
+                    (0, &[0; 8]),
+                    (44, &[0; 8]),
+                    (51, &[0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
+                ]),
+            ),
+            frame(0, &ipv6(&[(44, &[0, 0, 0, 1, 0, 0, 0, 0])])),
+            frame(2, &ipv6(&eight)),
+            frame(0, &ipv6(&nine)),
+            frame(1, &ipv6(&long)),
+        ]
     }
 
     #[test]
