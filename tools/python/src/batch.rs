@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use devrx_client::proto::completion::Completion;
-use devrx_client::{Batch as Received, CompletionFlags, Held};
+use devrx_client::{Batch as Received, CompletionFlags, Held, Memory};
 use pyo3::exceptions::PyIndexError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyTuple};
@@ -34,6 +34,22 @@ impl Chunks {
         self.held.iter().map(Held::len).sum()
     }
 
+    /// Copies the payload, as much as fits.
+    fn copy_payload(&self, out: &mut [u8], fill: u8) -> Result<(), Failure> {
+        let memory = &self.home.memory;
+        let region = memory.region().ok_or_else(|| unreadable(memory, self))?;
+        let mut done = 0;
+        for held in &self.held {
+            let len = held.len().min(out.len() - done);
+            if !region.copy_out(held.offset(), &mut out[done..done + len]) {
+                return Err(Failure::invalid("the payload lies outside of the region"));
+            }
+            done += len;
+        }
+        out[done..].fill(fill);
+        Ok(())
+    }
+
     fn row(&self, out: &mut [u8]) {
         let first = &self.first;
         let mut put = |at: usize, bytes: &[u8]| out[at..at + bytes.len()].copy_from_slice(bytes);
@@ -49,6 +65,14 @@ impl Chunks {
         put(38, &first.flow.to_ne_bytes());
         put(40, &first.vlan.to_ne_bytes());
         put(42, &self.queue.to_ne_bytes());
+    }
+}
+
+/// Why the region is not readable here, in the client's words: a look that must fail says them.
+pub(crate) fn unreadable(memory: &Memory, chunks: &Chunks) -> Failure {
+    match memory.copy_payload_to(&chunks.held[0], &mut Vec::new()) {
+        Err(error) => error.into(),
+        Ok(()) => Failure::unreadable("this process cannot read the region"),
     }
 }
 
@@ -198,6 +222,22 @@ impl Batch {
         let packets = self.with(<[_]>::to_vec)?;
         let views = packets.into_iter().map(|chunks| payload(py, &chunks));
         PyList::new(py, views.collect::<PyResult<Vec<_>>>()?)
+    }
+
+    /// The payloads in one piece: `uint8`, a row a packet, `bytes` of each at most, `fill` behind the shorter ones. A copy, made without Python's lock.
+    #[pyo3(signature = (bytes, fill=0))]
+    fn gather<'py>(&self, py: Python<'py>, bytes: usize, fill: u8) -> PyResult<Bound<'py, PyAny>> {
+        let packets = self.with(<[_]>::to_vec)?;
+        let array = arrays(py)?.call_method1("empty", (packets.len(), bytes))?;
+        if bytes > 0 {
+            crate::gather::into_buffer(py, &array, |out| {
+                packets
+                    .iter()
+                    .zip(out.chunks_exact_mut(bytes))
+                    .try_for_each(|(packet, row)| packet.copy_payload(row, fill))
+            })?;
+        }
+        Ok(array)
     }
 
     /// Gives the batch's packets back, but for those that a packet object or an array still refers to. Further calls do nothing.

@@ -12,6 +12,9 @@ use crate::error::Failure;
 use crate::home::{Home, Open};
 use crate::{arrays, gather};
 
+/// Batches placed in one look, at most.
+const BATCHES: usize = 16;
+
 /// A frame of a stream: packets by their places.
 #[pyclass(module = "devrx", frozen)]
 pub(crate) struct Frame {
@@ -51,14 +54,17 @@ impl Frame {
         let placement = placement
             .as_mut()
             .ok_or_else(|| Failure::invalid("this attachment is not received as frames"))?;
-        let found = loop {
-            if let Some(frame) = placement.next_frame() {
-                break Some(frame);
+        let mut found = placement.next_frame();
+        // A flood of packets that have no place makes no frame, and must not keep the caller from its timeout and from Ctrl-C.
+        for _ in 0..BATCHES {
+            if found.is_some() {
+                break;
             }
             let batch = match attachment.recv(Some(std::time::Duration::ZERO)) {
                 Err(error @ ClientError::Ended { .. }) => {
                     placement.flush();
-                    break Some(placement.next_frame().ok_or(error)?);
+                    found = Some(placement.next_frame().ok_or(error)?);
+                    break;
                 }
                 batch => batch?,
             };
@@ -66,10 +72,11 @@ impl Frame {
             placement.place_batch(&batch, now);
             drop(batch);
             placement.expire(now);
+            found = placement.next_frame();
             if empty {
-                break placement.next_frame();
+                break;
             }
-        };
+        }
         Ok(found.map(|placed| Self {
             present: placed.present().to_vec(),
             number: placed.number(),

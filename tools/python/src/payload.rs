@@ -7,7 +7,7 @@ use pyo3::exceptions::{PyAttributeError, PyBufferError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-use crate::batch::Chunks;
+use crate::batch::{Chunks, unreadable};
 use crate::cuda::Mapped;
 use crate::error::Failure;
 use crate::export;
@@ -109,12 +109,7 @@ impl Payload {
         let (offset, len) = self.place();
         let memory = &self.chunks.home.memory;
         let Some(region) = memory.region() else {
-            // The same words as where it is copied: a look that must fail.
-            let error = memory.copy_payload_to(&self.chunks.held()[self.index], &mut Vec::new());
-            return Err(match error {
-                Err(error) => error.into(),
-                Ok(()) => Failure::unreadable("this process cannot read the region"),
-            });
+            return Err(unreadable(memory, &self.chunks));
         };
         if offset + len as u64 > region.size() {
             return Err(Failure::invalid("the payload lies outside of the region"));

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import queue
 import subprocess
@@ -53,6 +54,7 @@ def test_every_byte_of_a_stream_is_right_and_nothing_is_copied_here(cable: Cable
             assert (headers["length"] == 200).all() and (headers["header_length"] == 42).all()
             assert (headers["flags"] & devrx.Flags.SPLIT != 0).all()
             assert (batch.header_bytes == np.frombuffer(udp(body(0))[:42], np.uint8)).all()
+            assert batch.gather(200).tobytes() == b"".join(body(expected + at) for at in range(len(batch)))
             for packet, header in zip(batch, headers, strict=True):
                 assert packet.payload.tobytes() == body(expected)
                 assert packet.header == udp(body(expected))[:42]
@@ -152,6 +154,8 @@ def test_holding_everything_is_an_error_and_no_hang(cable: Cable) -> None:
             while True:
                 kept.append(rx.recv())
         assert error.value.code == "exhausted"
+        with pytest.raises(devrx.Exhausted):
+            asyncio.run(rx.recv_async())
         assert rx.held == rx.chunks == 64
         stats = rx.stats()
         assert stats["held"] == 64 and sum(stats["drops"].values()) == 200 - 64
@@ -180,11 +184,17 @@ def test_a_loop_gives_back_by_itself(cable: Cable) -> None:
 def test_packets_of_several_chunks(cable: Cable) -> None:
     with cable.attach(chunk=2048) as rx:
         cable.send_all([udp(body(3, 5000))])
-        packet = take(rx, 1)[0]
+        rx_batch = take(rx, 1)
+        packet = rx_batch[0]
         pieces = packet.segments
         assert len(pieces) > 1 and len(packet) == 5000
         assert packet.payload.tobytes() == body(3, 5000)
         assert b"".join(bytes(piece) for piece in pieces) == body(3, 5000)
+        rows = rx_batch.gather(6000, fill=1)
+        assert rows[0, :5000].tobytes() == body(3, 5000) and (rows[0, 5000:] == 1).all()
+        assert rx_batch.gather(2500)[0].tobytes() == body(3, 5000)[:2500]
+        assert rx_batch.gather(0).shape == (1, 0)
+        del rx_batch
         with pytest.raises(devrx.Error, match="several chunks"):
             packet.__dlpack_device__()
         del pieces, packet
@@ -253,10 +263,11 @@ used = int(open("/proc/self/statm").read().split()[0]) * 4096
 resource.setrlimit(resource.RLIMIT_AS, (used + (96 << 20),) * 2)
 rx = devrx.attach("py", nic="eth0", size="256M", flows=["udp,dst-port=5000"], socket=sys.argv[1])
 print("ready", flush=True)
-packet = rx.recv(5)[0]
+batch = rx.recv(5)
+packet = batch[0]
 assert any("cannot be mapped" in warning for warning in rx.warnings), rx.warnings
 assert len(packet) == 200 and packet.header[12:14] == b"\\x08\\x00" and packet.segments[0].offset >= 0
-for look in (lambda: packet.payload, lambda: bytes(packet.segments[0]), packet.__dlpack_device__):
+for look in (lambda: packet.payload, lambda: batch.gather(8), lambda: bytes(packet.segments[0]), packet.__dlpack_device__):
     try:
         look()
     except devrx.NotReadable as error:

@@ -157,6 +157,8 @@ def in_the_child(rx: devrx.Receiver, views: list[object], answer: object) -> Non
         answer.put(error.code)  # type: ignore[attr-defined]
 
 
+# Python warns of forking with threads: the case that is tested here.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_child_of_fork_cannot_harm_its_parent(cable: Cable) -> None:
     context = multiprocessing.get_context("fork")
     with cable.attach() as rx:

@@ -80,6 +80,9 @@ class Batch:
     def payloads(self) -> list[NDArray[np.uint8]]:
         """The payload of each packet, as `Packet.payload`."""
 
+    def gather(self, bytes: int, fill: int = 0) -> NDArray[np.uint8]:
+        """The payloads in one piece, a row a packet, ``bytes`` of each at most, ``fill`` behind the shorter ones. A copy."""
+
     def release(self) -> None:
         """Gives the batch's packets back, but for those that a packet object or an array still refers to."""
 
