@@ -1,7 +1,5 @@
 //! The region in a CUDA device's address space: imported where it is a GPU's memory, registered where it is the host's. Not run on a GPU.
 
-use std::os::fd::AsFd;
-
 use devrx_client::Attachment;
 use devrx_gpu::cuda::{Allocation, Driver, HostMemory};
 use devrx_gpu::{Access, GpuError};
@@ -27,16 +25,20 @@ impl Mapped {
 /// Gives the region to the device of that number.
 pub(crate) fn map(attachment: &Attachment, index: u32) -> Result<Device, Failure> {
     let region = &attachment.opened().region;
-    let fd = attachment.region_fd().ok_or_else(|| {
+    let none = || {
         Failure::invalid(format!(
-            "the daemon has no descriptor of this {} memory to pass: a GPU can be given cuda, memfd and hugetlb",
+            "the daemon has no descriptor of this {} memory for a CUDA device: cuda, memfd and hugetlb can be given to one",
             region.memory
         ))
-    })?;
+    };
     let context = Driver::load()?.device(index)?.context()?;
     let mapped = match region.memory.split(':').next() {
-        Some("cuda") => Mapped::Imported(Allocation::import(&context, fd.as_fd(), region.size)?),
+        Some("cuda") => {
+            let exported = attachment.export_fd().ok_or_else(none)?;
+            Mapped::Imported(Allocation::import(&context, exported, region.size)?)
+        }
         Some("memfd" | "hugetlb" | "udmabuf") => {
+            let fd = attachment.region_fd().ok_or_else(none)?;
             let register = |access| HostMemory::register(&context, fd, 0, region.size, access);
             // What the daemon made can be had for reading alone.
             let registered = match register(Access::ReadWrite) {
@@ -45,12 +47,7 @@ pub(crate) fn map(attachment: &Attachment, index: u32) -> Result<Device, Failure
             };
             Mapped::Registered(registered?)
         }
-        _ => {
-            return Err(Failure::invalid(format!(
-                "{} memory cannot be given to a CUDA device: cuda, memfd and hugetlb can",
-                region.memory
-            )));
-        }
+        _ => return Err(none()),
     };
     let id = i32::try_from(index).map_err(|_| Failure::invalid("there is no such device"))?;
     Ok(Device::cuda(id, mapped))

@@ -225,8 +225,8 @@ class Receiver:
         self._core.set_device(pointer, kind, device, keep)
 
     def region_fd(self, *, export: bool = False) -> int | None:
-        """A new descriptor of the region, for the caller to close: to map it or, with ``export`` (kind ``udmabuf``), to import it as a dma-buf.
-        None: there is none."""
+        """A new descriptor of the region, for the caller to close: to map it or, with ``export``, of what it was exported as: what CUDA imports (kind
+        ``cuda``), a dma-buf (kind ``udmabuf``). None: there is none."""
         return self._core.region_fd(export)
 
     def close(self) -> None:
