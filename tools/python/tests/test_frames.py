@@ -138,3 +138,17 @@ def test_a_flood_without_frames_keeps_nobody_from_the_timeout(cable: Cable) -> N
         sender.kill()
         sender.wait(5)
         assert frames.stats["oversize"] > 0 and rx.held == 0
+
+
+def test_the_end_hands_out_what_is_open(cable: Cable) -> None:
+    with cable.attach() as rx:
+        frames = rx.frames(packets=PACKETS, bytes=BYTES, sequence=(4, 4), window=2)
+        cable.send_all(packet(number) for number in range(PACKETS + 5))
+        devrx.detach("py", socket=cable.socket)
+        seen = [frames.recv(2), frames.recv(2)]
+        assert [frame and (frame.number, frame.end, frame.missing) for frame in seen] == [
+            (0, "complete", 0),
+            (1, "flushed", PACKETS - 5),
+        ]
+        with pytest.raises(devrx.Ended):
+            frames.recv(2)

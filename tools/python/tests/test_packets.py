@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import queue
 import subprocess
 import sys
@@ -322,3 +323,54 @@ def test_threads_share_a_receiver(cable: Cable) -> None:
         assert sorted(seen) == list(range(900))
         gc.collect()
         assert rx.held == 0
+
+
+def test_a_packet_without_payload_is_a_packet(cable: Cable) -> None:
+    with cable.attach() as rx:
+        cable.send_all([udp(b""), udp(body(1))])
+        empty, full = take(rx, 2)
+        assert len(empty) == 0 and bool(empty) and empty.header == udp(b"")
+        assert empty.payload.shape == np.from_dlpack(empty).shape == (0,)
+        assert full.payload.tobytes() == body(1)
+
+
+def test_packets_say_which_rule_they_came_by(cable: Cable) -> None:
+    with cable.attach(flows=["udp,dst-port=5000", "udp,dst-port=5001"]) as rx:
+        cable.send_all(udp(body(at), port=5000 + at % 2) for at in range(8))
+        batch = take(rx, 8)
+        flows = [packet.flow for packet in batch]
+        assert flows[0] != flows[1] and flows == flows[:2] * 4
+        assert (batch.headers["flow"] == flows).all()
+        assert (batch.headers["queue"] == 0).all() and batch[0].queue == 0
+        # What a veth does not know is not there.
+        assert batch[0].vlan is None and batch[0].hash is None
+        with pytest.raises(IndexError):
+            batch[8]
+        assert batch[-1].payload.tobytes() == body(7)
+
+
+def left() -> tuple[int, int]:
+    """Descriptors and shared mappings of this process."""
+    gc.collect()
+    with open("/proc/self/maps") as maps:
+        shared = sum("memfd:devrx" in line or "/memfd:" in line for line in maps)
+    return len(os.listdir("/proc/self/fd")), shared
+
+
+def test_nothing_is_left_of_a_receiver(cable: Cable) -> None:
+    cable.attach().close()
+    before = left()
+    with cable.attach() as rx:
+        assert left()[0] > before[0] and left()[1] > before[1]
+        cable.send_all([udp(body(1))])
+        view = take(rx, 1)[0].payload
+    # The view has the memory, and nothing else.
+    assert left()[0] <= before[0] + 3 and left()[1] > before[1]
+    assert view.nbytes == 200
+    del view, rx
+    assert left() == before
+    # One that was never closed ends with its last object.
+    rx = cable.attach()
+    del rx
+    assert left() == before
+    wait_for("the daemon knows", lambda: not attached(cable, "py"))
