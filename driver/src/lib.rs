@@ -16,6 +16,7 @@ pub mod igb;
 #[cfg(target_arch = "x86_64")]
 mod lanes;
 mod nic;
+mod owned;
 pub mod packet;
 mod queue;
 mod ring;
@@ -26,5 +27,6 @@ pub use chunk::{NO_FLOW, RxBatch, RxChunk, RxFlags, RxWords};
 pub use devrx_provider::QueueNeeds;
 pub use error::DriverError;
 pub use nic::{Flows, Interrupts, Link, LinkState, Nic, NicStatistics, PortLosses, Statistics};
+pub use owned::{Owned, Transmit};
 pub use queue::{HeaderSlots, MAX_CHUNKS, QueueConfig, QueueCounters, RxQueue, Unsplit, ZeroCopy};
 pub use sink::{Row, RxSink};

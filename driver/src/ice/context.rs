@@ -1,7 +1,9 @@
-//! The context of a receive queue: 32 bytes of packed fields, written to eight registers.
+//! The contexts of queues: packed fields. A receive queue's are 32 bytes, written to eight registers; a transmit queue's 22, given to the firmware.
 //!
-//! Positions and widths are those of `ice_rlan_ctx_info` in DPDK's `drivers/net/intel/ice/base/ice_common.c`; what the fields mean is said in `ice_lan_tx_rx.h`
+//! Positions and widths are those of `ice_rlan_ctx_info` and `ice_tlan_ctx_info` in DPDK's `drivers/net/intel/ice/base/ice_common.c`; what the fields mean is said in `ice_lan_tx_rx.h`
 //! of the same folder.
+
+use super::admin::CONTEXT;
 
 /// Where a field lies: its lowest bit, and how many it has.
 #[derive(Clone, Copy, Debug)]
@@ -79,6 +81,64 @@ impl RxContext {
     }
 }
 
+/// Fields of a transmit queue's context.
+mod transmit {
+    use super::{Field, field};
+
+    /// Where the ring is, in units of 128 bytes.
+    pub const BASE: Field = field(0, 57);
+    /// The port's logical number.
+    pub const PORT: Field = field(57, 3);
+    /// The function's number.
+    pub const FUNCTION: Field = field(65, 3);
+    /// Whose the queue is: 2, the function's.
+    pub const OWNER: Field = field(78, 2);
+    /// The VSI that it sends for.
+    pub const VSI: Field = field(80, 10);
+    /// Descriptors.
+    pub const LENGTH: Field = field(135, 13);
+    /// Packets may be cut into segments. Not used, and set by both drivers, as is where the state of that is kept.
+    pub const SEGMENTS: Field = field(152, 1);
+    /// See [`SEGMENTS`].
+    pub const SEGMENTS_STATE: Field = field(153, 11);
+    /// Descriptors are written back, not completion queues.
+    pub const LEGACY: Field = field(164, 1);
+}
+
+/// What a transmit queue is set up with. Checked already: everything fits its field.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct TxContext {
+    /// Where the device finds the ring; a multiple of 128.
+    pub ring: u64,
+    /// Descriptors.
+    pub entries: u32,
+    /// The port's logical number.
+    pub port: u16,
+    /// The function's number.
+    pub function: u32,
+    /// The VSI it sends for.
+    pub vsi: u16,
+    /// The queue's number.
+    pub queue: u16,
+}
+
+impl TxContext {
+    /// As the firmware takes it.
+    pub(super) fn bytes(&self) -> [u8; CONTEXT] {
+        let mut bits = Bits::default();
+        bits.set(transmit::BASE, self.ring >> 7);
+        bits.set(transmit::PORT, self.port.into());
+        bits.set(transmit::FUNCTION, self.function.into());
+        bits.set(transmit::OWNER, 2);
+        bits.set(transmit::VSI, self.vsi.into());
+        bits.set(transmit::LENGTH, self.entries.into());
+        bits.set(transmit::SEGMENTS, 1);
+        bits.set(transmit::SEGMENTS_STATE, self.queue.into());
+        bits.set(transmit::LEGACY, 1);
+        std::array::from_fn(|at| bits.0[at / 4].to_le_bytes()[at % 4])
+    }
+}
+
 #[derive(Default)]
 struct Bits([u32; 8]);
 
@@ -96,6 +156,35 @@ impl Bits {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn fields_of_transmit_queues_lie_where_both_drivers_have_them() {
+        let bytes = TxContext {
+            ring: 0x0123_4567_8000,
+            entries: 64,
+            port: 5,
+            function: 3,
+            vsi: 0x2a5,
+            queue: 9,
+        }
+        .bytes();
+        let get = |lowest: usize, width: usize| {
+            (0..width).fold(0_u64, |value, bit| {
+                let at = lowest + bit;
+                value | u64::from(bytes[at / 8] >> (at % 8) & 1) << bit
+            })
+        };
+        assert_eq!(get(0, 57), 0x0123_4567_8000 >> 7);
+        assert_eq!((get(57, 3), get(60, 5), get(65, 3)), (5, 0, 3));
+        assert_eq!((get(68, 10), get(78, 2), get(80, 10)), (0, 2, 0x2a5));
+        assert_eq!(
+            get(90, 45),
+            0,
+            "time stamps, tags, hints, completion queues"
+        );
+        assert_eq!((get(135, 13), get(148, 4), get(152, 1)), (64, 0, 1));
+        assert_eq!((get(153, 11), get(164, 1), get(165, 11)), (9, 1, 0));
+    }
 
     /// A field as whoever reads the registers sees it.
     fn get(words: &[u32; 8], lowest: usize, width: usize) -> u64 {

@@ -1,4 +1,4 @@
-//! Reset and initialization, in the order of DPDK's `ice_init_hw` (`drivers/net/intel/ice/base/ice_common.c`), without what only transmission needs.
+//! Reset and initialization, in the order of DPDK's `ice_init_hw` (`drivers/net/intel/ice/base/ice_common.c`). What only transmission needs is done when there is some.
 
 use std::time::Duration;
 
@@ -98,6 +98,7 @@ pub(super) fn init<D: Device>(
         ),
     };
     reset(shared).map_err(broken)?;
+    control.forget();
     shared.device.set_bus_master(true)?;
     control.admin.start().map_err(broken)?;
     shared.events().start();
@@ -189,6 +190,7 @@ pub(super) const fn no_link() -> LinkInfo {
         up: false,
         media: false,
         speed: None,
+        loopback: false,
         trouble: None,
     }
 }

@@ -5,8 +5,9 @@
 //! `ice_ethdev.c` (`__vsi_queues_bind_intr`, `ice_vsi_enable_queues_intr`).
 
 use super::regs::{
-    CAUSE_ENABLE, GLINT_CTL, GLINT_DYN_CTL, GLINT_ITR, GLINT_ITR_MOST, GLINT_RATE, PFINT_FW_CTL,
-    PFINT_OICR, PFINT_OICR_CTL, PFINT_OICR_ENA, QINT_RQCTL, cause, vector,
+    CAUSE_ENABLE, CAUSE_SECOND_THROTTLE, GLINT_CTL, GLINT_DYN_CTL, GLINT_ITR, GLINT_ITR_MOST,
+    GLINT_ITR_SECOND, GLINT_RATE, PFINT_FW_CTL, PFINT_OICR, PFINT_OICR_CTL, PFINT_OICR_ENA,
+    QINT_RQCTL, QINT_TQCTL, cause, vector,
 };
 use super::shared::Shared;
 use crate::device::{Device, Registers};
@@ -16,6 +17,9 @@ const CAUSES: u32 =
     cause::ECC | cause::MALICIOUS | cause::RESET | cause::PCI | cause::HMC | cause::CRITICAL;
 /// The throttle at first, in its units.
 const THROTTLE: u32 = 1;
+
+/// How often a queue that sends may raise its vector at most, microseconds.
+const TRANSMIT_THROTTLE: u32 = 200;
 
 /// No interrupt of any kind.
 pub(super) fn mask_all<D: Device>(shared: &Shared<D>, queues: u32) {
@@ -44,6 +48,19 @@ pub(super) fn setup<D: Device>(shared: &Shared<D>, queues: u32) {
     shared.write(PFINT_OICR_CTL, CAUSE_ENABLE | queues);
     shared.write(PFINT_FW_CTL, CAUSE_ENABLE | queues);
     unmask(shared, queues);
+}
+
+/// The transmit queue's descriptors are written back when the throttle of `vector` expires, which raises that; see the module's remarks.
+pub(super) fn begin_transmit<D: Device>(shared: &Shared<D>, queue: u32, vector: u32) {
+    let interval = TRANSMIT_THROTTLE / shared.throttle_unit;
+    shared.write(GLINT_ITR_SECOND.at(vector), interval);
+    let cause = CAUSE_ENABLE | CAUSE_SECOND_THROTTLE | vector;
+    shared.write(QINT_TQCTL.at(queue), cause);
+}
+
+/// The transmit queue raises nothing.
+pub(super) fn end_transmit<D: Device>(shared: &Shared<D>, queue: u32) {
+    shared.write(QINT_TQCTL.at(queue), 0);
 }
 
 /// Lets a vector through, once.

@@ -47,12 +47,14 @@ mod queue;
 mod recipe;
 mod regs;
 mod rules;
+mod scheduler;
 mod shared;
 mod statistics;
 mod steer;
 mod switch;
 #[cfg(test)]
 mod tests;
+mod transmit;
 mod vsi;
 mod write_back;
 
@@ -61,3 +63,4 @@ pub use options::{IceOptions, PackageSource};
 pub use package::system_package;
 pub use parts::{Part, supports};
 pub use queue::IceQueue;
+pub use transmit::Transmitter;

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -24,8 +25,10 @@ use crate::DriverError;
 use crate::device::Device;
 use crate::ring::{Vectors, drain, ring};
 
-/// How often counters are read, milliseconds.
+/// How often the thread looks at least, milliseconds.
 const TICK: u16 = 1000;
+/// How often counters are read. A queue that sends raises the vector thousands of times a second.
+const COUNT: Duration = Duration::from_millis(900);
 
 /// The running thread; it ends when this is dropped.
 #[derive(Debug)]
@@ -112,6 +115,7 @@ impl<D: Device> Watch<D> {
         // Which fault the queues have been woken for: whoever saw it first need not have been this thread.
         let mut told = 0;
         let mut troubled = false;
+        let mut counted = Instant::now();
         loop {
             let mut fds = vec![
                 PollFd::new(self.quit.as_fd(), PollFlags::POLLIN),
@@ -136,7 +140,11 @@ impl<D: Device> Watch<D> {
                 self.shared.fail(Fault::Trouble);
             }
             drain(self.vectors.other());
-            self.look();
+            if self.look() && counted.elapsed() >= COUNT {
+                counted = Instant::now();
+                self.shared.collect(self.port);
+                self.shared.all_discards();
+            }
             let failed = self.shared.failed();
             if failed != told {
                 told = failed;
@@ -145,20 +153,20 @@ impl<D: Device> Watch<D> {
         }
     }
 
-    /// Everything but packets, once.
-    fn look(&self) {
+    /// Everything but packets, once; whether counters can be read.
+    fn look(&self) -> bool {
         let causes = self.shared.read(PFINT_OICR);
         let state = self.shared.read(GLGEN_RSTAT);
         if !self.current() {
             // It is being reset, or was, and is not set up: what it answers says nothing.
-            return;
+            return false;
         }
         if state == u32::MAX && self.shared.read(GLGEN_RSTAT) == u32::MAX {
             if self.shared.failed() < Fault::Gone as u32 {
                 tracing::error!(nic = self.nic(), "the NIC does not answer any more");
             }
             self.shared.fail(Fault::Gone);
-            return;
+            return false;
         }
         // A reset clears where causes go, and may have cleared the cause itself: then the card's count of resets tells whether it was all of the card's.
         let forgotten = self.shared.read(PFINT_FW_CTL) & CAUSE_ENABLE == 0;
@@ -173,7 +181,7 @@ impl<D: Device> Watch<D> {
                 tracing::warn!(nic = self.nic(), "{what}; its queues have ended");
             }
             self.shared.fail(fault);
-            return;
+            return false;
         }
         if causes & cause::MALICIOUS != 0 {
             self.look_at_malicious();
@@ -207,9 +215,8 @@ impl<D: Device> Watch<D> {
             };
             self.take(&event);
         }
-        self.shared.collect(self.port);
-        self.shared.all_discards();
         interrupts::unmask(&self.shared, self.vector);
+        true
     }
 
     /// Which queue the device has stopped, and why.

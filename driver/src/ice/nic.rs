@@ -2,6 +2,7 @@
 
 mod control;
 mod opening;
+mod owned;
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -55,6 +56,8 @@ pub struct IceNic<D: Device> {
     flows: Vec<Flow>,
     /// The reset after which the NIC was initialized.
     epoch: u32,
+    /// What is sent comes back.
+    loopback: bool,
     monitor: Option<Monitor>,
 }
 
@@ -118,6 +121,7 @@ impl<D: Device> IceNic<D> {
             switch,
             open: BTreeMap::new(),
             flows: Vec::new(),
+            loopback: false,
             monitor: Some(monitor),
         })
     }
@@ -127,12 +131,6 @@ impl<D: Device> IceNic<D> {
         Switch::new(facts.port, package, options.vlan_strip)
     }
 
-    /// The port's own address, which the card's memory holds.
-    #[must_use]
-    pub const fn station(&self) -> [u8; 6] {
-        self.facts.station
-    }
-
     /// The package that its parser works by: name and version. `None` in safe mode.
     #[must_use]
     pub fn package(&self) -> Option<&str> {
@@ -140,11 +138,6 @@ impl<D: Device> IceNic<D> {
             Parser::Package { name, .. } => Some(name),
             Parser::Safe(_) => None,
         }
-    }
-
-    /// Lets the NIC raise the interrupt of `queue` by itself: to see that interrupts arrive.
-    pub fn raise_interrupt(&mut self, queue: u32) {
-        interrupts::raise(&self.shared, queue);
     }
 
     /// How many rules of the switch bring packets to a queue's attachment.
@@ -239,6 +232,9 @@ impl<D: Device> IceNic<D> {
         self.switch = Self::switch(&facts, &self.options);
         (self.vectors, self.facts, self.monitor) = (vectors, facts, Some(monitor));
         self.epoch = self.shared.epoch.load(Ordering::Acquire);
+        if self.loopback {
+            self.loop_back(control)?;
+        }
         Ok(())
     }
 

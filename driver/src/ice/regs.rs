@@ -143,6 +143,15 @@ pub(super) const QRXFLXP_PRIORITY: u32 = 3 << 8;
 /// Interrupt cause of a receive queue, RW.
 pub(super) const QINT_RQCTL: Array = Array::new(0x0015_0000, 4, RX_QUEUES);
 
+/// How many transmit queues a function can have.
+const TX_QUEUES: u32 = 16384;
+/// Transmit doorbell, WO: one behind the newest descriptor.
+pub(super) const QTX_COMM_DBELL: Array = Array::new(0x002c_0000, 4, TX_QUEUES);
+/// Interrupt cause of a transmit queue, RW.
+pub(super) const QINT_TQCTL: Array = Array::new(0x0014_0000, 4, TX_QUEUES);
+/// In the registers that say where a cause goes: throttle 1 of the vector.
+pub(super) const CAUSE_SECOND_THROTTLE: u32 = 1 << 11;
+
 /// The word `index` of the context of queue `queue`.
 pub(super) const fn rx_context(queue: u32, index: u32) -> u32 {
     assert!(queue < RX_QUEUES && index < 8, "a word of a context");
@@ -172,6 +181,8 @@ pub(super) mod vector {
 }
 /// Interrupt throttle 0 of a vector, RW: the interval in units of the granularity, 12 bits.
 pub(super) const GLINT_ITR: Array = Array::new(0x0015_4000, 4, 2048);
+/// Interrupt throttle 1 of a vector, RW.
+pub(super) const GLINT_ITR_SECOND: Array = Array::new(0x0015_6000, 4, 2048);
 /// [`GLINT_ITR`]: the largest interval.
 pub(super) const GLINT_ITR_MOST: u32 = 0xfff;
 /// Interrupt rate limit of a vector, RW; 0 for none.

@@ -19,6 +19,18 @@ use crate::ring::{ring, wait};
 #[derive(Debug)]
 pub(super) struct Control<R: Registers> {
     pub admin: Admin<R>,
+    /// The node of the transmit scheduler that queues are added to, once it is there.
+    pub group: Option<u32>,
+    /// There is a transmitter, or one that was not proven to have stopped.
+    pub transmits: bool,
+}
+
+impl<R: Registers> Control<R> {
+    /// Nothing is left of what was before a reset of the function.
+    pub(super) const fn forget(&mut self) {
+        self.group = None;
+        self.transmits = false;
+    }
 }
 
 /// What VSIs have discarded.
@@ -78,7 +90,11 @@ impl<D: Device> Shared<D> {
             registers,
             device,
             part,
-            control: Mutex::new(Control { admin }),
+            control: Mutex::new(Control {
+                admin,
+                group: None,
+                transmits: false,
+            }),
             events: Mutex::new(events),
             link: Mutex::new(init::no_link()),
             health: Mutex::default(),

@@ -2,6 +2,7 @@
 
 mod control;
 mod opening;
+mod owned;
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -12,14 +13,13 @@ use std::time::Duration;
 use devrx_provider::QueueNeeds;
 
 use super::init;
+use super::interrupts;
 use super::monitor::Monitor;
 use super::parts::supports;
 use super::queue::IgbQueue;
 use super::shared::Shared;
 use super::steer::Flow;
-use super::transmit::Transmitter;
 use super::write_back::{Mode, Receive, Ring, Split, manner_of};
-use super::{interrupts, loopback};
 use crate::device::Device;
 use crate::flow::RuleBoard;
 use crate::ring::{Buffers, Vectors, pause};
@@ -119,41 +119,6 @@ impl<D: Device> IgbNic<D> {
             loopback: false,
             monitor: Some(monitor),
         })
-    }
-
-    /// The port's own address, which the part's memory holds.
-    #[must_use]
-    pub const fn station(&self) -> [u8; 6] {
-        self.station
-    }
-
-    /// Starts transmission, for sending a few packets. One transmitter at a time; it goes before the NIC is given up.
-    ///
-    /// # Errors
-    ///
-    /// What the system refused.
-    pub fn transmitter(&mut self) -> Result<Transmitter<D>, DriverError> {
-        Transmitter::start(Arc::clone(&self.shared))
-    }
-
-    /// What is sent comes back to the NIC, and nothing goes to the wire or comes from it; or the usual again. Silicon loops in the PHY, which takes
-    /// half a second, QEMU's model in the MAC.
-    ///
-    /// # Errors
-    ///
-    /// [`DriverError::NoNic`] when the PHY does not answer.
-    pub fn set_loopback(&mut self, on: bool) -> Result<(), DriverError> {
-        let control = self.shared.control();
-        loopback::set_phy(&self.shared, on)?;
-        drop(control);
-        self.loopback = on;
-        self.steer_again(0..=self.queues - 1);
-        Ok(())
-    }
-
-    /// Lets the NIC raise the interrupt of `queue` by itself: to see that interrupts arrive.
-    pub fn raise_interrupt(&mut self, queue: u32) {
-        interrupts::raise(&self.shared, queue);
     }
 
     /// Brings the NIC from reset to where queues can be opened.

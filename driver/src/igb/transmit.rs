@@ -13,9 +13,9 @@ use super::init::LONGEST;
 use super::queue::STOP_SETTLE;
 use super::regs::{TCTL, TXDCTL_ENABLE, TxQueueRegs, tctl};
 use super::shared::{RESET, Shared};
-use crate::DriverError;
 use crate::device::{Device, DmaBuffer};
 use crate::ring::{pause, wait};
+use crate::{DriverError, Transmit};
 
 /// Descriptors.
 const RING: u32 = 64;
@@ -135,13 +135,11 @@ impl<D: Device> Transmitter<D> {
             self.used -= count;
         }
     }
+}
 
-    /// Sends a frame, Ethernet header first, without FCS. It is on its way when this returns; frames shorter than 60 bytes are padded by the NIC.
-    ///
-    /// # Errors
-    ///
-    /// [`DriverError::BadConfig`] for a length that no frame has; [`DriverError::QueueBusy`] when nothing has left for half a second.
-    pub fn send(&mut self, frame: &[u8]) -> Result<(), DriverError> {
+impl<D: Device> Transmit for Transmitter<D> {
+    /// The NIC pads short frames.
+    fn send(&mut self, frame: &[u8]) -> Result<(), DriverError> {
         let most = (LONGEST - 4) as usize;
         let len = u16::try_from(frame.len()).unwrap_or(u16::MAX);
         if frame.len() < 14 || frame.len() > most {
@@ -196,9 +194,7 @@ impl<D: Device> Transmitter<D> {
         Ok(())
     }
 
-    /// Waits until everything has left, half a second at most; whether it has.
-    #[must_use]
-    pub fn flush(&self) -> bool {
+    fn flush(&self) -> bool {
         wait(PATIENCE, || {
             self.frames.iter().all(|&(last, _)| self.left(last))
         })

@@ -40,6 +40,14 @@ pub enum Fault {
     NoRules,
     /// Receive queues do not stop when asked to. `queue-will-not-stop`
     QueueWillNotStop,
+    /// Descriptors of transmit queues are never written back; their frames leave. `no-transmit-report`
+    NoTransmitReport,
+    /// What is sent goes nowhere; its descriptors are written back. `transmit-lost`
+    TransmitLost,
+    /// One byte of each frame that is sent is inverted on its way out. `transmit-garbled`
+    TransmitGarbled,
+    /// The MAC's loopback is turned on and off by word only. `no-loopback`
+    NoLoopback,
     /// Resets do not complete. `reset-hangs`
     ResetHangs,
     /// The admin queue takes commands and never answers. `admin-queue-hangs`
@@ -63,7 +71,7 @@ pub enum Fault {
 #[error(
     "No fault is called {0:?}; known are: none, swapped-buffers, wrong-header-length, split-off-by-one, wrong-packet-length, hbo, no-sph, \
      late-descriptor, no-done-bit, receive-error, lost-interrupt, wrong-hash, no-spread, no-flow-director, no-rules, queue-will-not-stop, reset-hangs, \
-     queue-will-not-start, stray-buffers, stray-ring, admin-queue-hangs, gone, fail-command:OPCODE[:CODE]"
+     no-transmit-report, transmit-lost, transmit-garbled, no-loopback, queue-will-not-start, stray-buffers, stray-ring, admin-queue-hangs, gone, fail-command:OPCODE[:CODE]"
 )]
 pub struct UnknownFault(pub String);
 
@@ -85,6 +93,10 @@ const NAMES: &[(Fault, &str)] = &[
     (Fault::NoFlowDirector, "no-flow-director"),
     (Fault::NoRules, "no-rules"),
     (Fault::QueueWillNotStop, "queue-will-not-stop"),
+    (Fault::NoTransmitReport, "no-transmit-report"),
+    (Fault::TransmitLost, "transmit-lost"),
+    (Fault::TransmitGarbled, "transmit-garbled"),
+    (Fault::NoLoopback, "no-loopback"),
     (Fault::ResetHangs, "reset-hangs"),
     (Fault::AdminQueueHangs, "admin-queue-hangs"),
     (Fault::StrayBuffers, "stray-buffers"),
@@ -170,6 +182,10 @@ mod tests {
             | Fault::StrayBuffers
             | Fault::StrayRing
             | Fault::QueueWillNotStart
+            | Fault::NoTransmitReport
+            | Fault::TransmitLost
+            | Fault::TransmitGarbled
+            | Fault::NoLoopback
             | Fault::Gone => true,
         }
     }
@@ -177,7 +193,7 @@ mod tests {
     #[test]
     fn the_list_is_complete() {
         // So many are named in `has_no_parameter`.
-        assert_eq!(NAMES.len(), 22);
+        assert_eq!(NAMES.len(), 26);
         let mut seen = Vec::new();
         for (fault, name) in NAMES {
             assert!(has_no_parameter(*fault), "{name}");

@@ -44,6 +44,14 @@ pub(in crate::ice) mod opcode {
     pub const REMOVE_RULES: u16 = 0x02a2;
     /// Takes everything off that this function had.
     pub const CLEAR_FUNCTION: u16 = 0x02a4;
+    /// The transmit scheduler's tree after a reset.
+    pub const DEFAULT_BRANCH: u16 = 0x0400;
+    /// Adds nodes to it.
+    pub const ADD_NODES: u16 = 0x0401;
+    /// Takes nodes out.
+    pub const DELETE_NODES: u16 = 0x040f;
+    /// What the tree can have.
+    pub const SCHEDULER: u16 = 0x0412;
     /// How the MAC shall work.
     pub const SET_MAC: u16 = 0x0603;
     /// Brings the link up or down.
@@ -58,6 +66,10 @@ pub(in crate::ice) mod opcode {
     pub const SET_HASH_KEY: u16 = 0x0b02;
     /// The table of the hash.
     pub const SET_HASH_TABLE: u16 = 0x0b03;
+    /// Starts transmit queues.
+    pub const ADD_TRANSMIT_QUEUES: u16 = 0x0c30;
+    /// Stops them.
+    pub const DISABLE_TRANSMIT_QUEUES: u16 = 0x0c31;
     /// A piece of a package.
     pub const DOWNLOAD_PACKAGE: u16 = 0x0c40;
     /// Changes tables that a package filled.
@@ -93,6 +105,10 @@ const NAMES: &[(u16, &str)] = &[
     (opcode::ADD_RULES, "add switch rules"),
     (opcode::REMOVE_RULES, "remove switch rules"),
     (opcode::CLEAR_FUNCTION, "clear PF configuration"),
+    (opcode::DEFAULT_BRANCH, "get default scheduler topology"),
+    (opcode::ADD_NODES, "add scheduling elements"),
+    (opcode::DELETE_NODES, "delete scheduling elements"),
+    (opcode::SCHEDULER, "query scheduler resources"),
     (opcode::SET_MAC, "set MAC configuration"),
     (opcode::RESTART_LINK, "restart autonegotiation"),
     (opcode::LINK_STATUS, "get link status"),
@@ -100,6 +116,8 @@ const NAMES: &[(u16, &str)] = &[
     (opcode::LOOPBACK, "set MAC loopback"),
     (opcode::SET_HASH_KEY, "set RSS key"),
     (opcode::SET_HASH_TABLE, "set RSS table"),
+    (opcode::ADD_TRANSMIT_QUEUES, "add Tx LAN queues"),
+    (opcode::DISABLE_TRANSMIT_QUEUES, "disable Tx LAN queues"),
     (opcode::DOWNLOAD_PACKAGE, "download package"),
     (opcode::UPDATE_PACKAGE, "update package"),
     (opcode::PACKAGE_LIST, "get package list"),

@@ -148,6 +148,8 @@ pub(in crate::ice) struct LinkInfo {
     pub media: bool,
     /// Megabits a second.
     pub speed: Option<u32>,
+    /// What is sent comes back.
+    pub loopback: bool,
     /// Why the firmware thinks that it cannot be up.
     pub trouble: Option<&'static str>,
 }
@@ -161,7 +163,7 @@ impl LinkInfo {
             info,
             _,
             _,
-            _,
+            loops,
             _,
             _,
             _,
@@ -205,6 +207,8 @@ impl LinkInfo {
         Some(Self {
             up,
             media: info & 1 << 6 != 0,
+            // In the MAC (`ICE_AQ_LINK_LB_MAC_LCL`).
+            loopback: loops & 1 << 2 != 0,
             speed: (up && speed > 0).then_some(speed),
             trouble,
         })

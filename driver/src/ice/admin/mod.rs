@@ -10,12 +10,14 @@ mod command;
 mod events;
 mod health;
 mod send;
+mod transmit;
 
 pub(super) use calls::{Capabilities, LONGEST, Port, RuleId, VsiId, full, half, put};
 pub(super) use command::{AdminError, Command, Why, code, opcode};
 pub(super) use events::{Event, Events, LinkInfo};
 pub(super) use health::Health;
 pub(super) use send::Admin;
+pub(super) use transmit::{CONTEXT, Node, kind};
 
 /// Bytes of a descriptor.
 const SIZE: usize = 32;

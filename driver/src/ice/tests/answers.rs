@@ -1,4 +1,4 @@
-//! The driver's answer to whatever the model can do wrong or refuse on the side of receiving and of the firmware: a list that is complete, because a test here
+//! The driver's answer to whatever the model can do wrong or refuse: a list that is complete, because a test here
 //! fails when it is not. `docs/src/e810-answers.md` shows it, and another test fails when it shows something else.
 
 use std::fmt::Write;
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::faults::{COMMANDS, all_again, fault_of, rig, works};
 use super::rig::{ADMIN, Queue, Rig, Setup, readable, udp};
-use super::{faults, hostile, life, split};
+use super::{faults, hostile, life, split, transmit};
 use crate::ice::IceNic;
 use crate::ice::model::{E810, Fault, IceModel};
 use crate::ice::regs::{ADMIN_RECEIVE, ADMIN_SEND, QRX_TAIL, control};
@@ -58,6 +58,12 @@ const FAULTS: Answers<Fault> = answers! {
         "the card reports an error of the bus: the queue ends with that reason, and can be had again";
     Fault::QueueWillNotStart => a_queue_that_does_not_start_is_an_error_and_can_be_had_later,
         "an error in words; its memory is taken from the card; it opens once the card does";
+    Fault::NoTransmitReport => transmit::frames_that_never_leave_are_an_error_in_time,
+        "an error in words after half a second; sending ends, and can begin again";
+    Fault::TransmitLost => transmit::frames_that_get_lost_hold_nothing_up, "cannot be seen by it; the self-test does";
+    Fault::TransmitGarbled => transmit::garbled_frames_arrive_garbled,
+        "cannot be seen where it is sent; the self-test sees each byte, and checksums tell who receives";
+    Fault::NoLoopback => transmit::frames_that_get_lost_hold_nothing_up, "cannot be seen by it; the self-test does";
     Fault::Gone => faults::a_card_that_is_gone_is_told_and_left_alone, "queues and the NIC end with that reason";
 };
 
@@ -78,14 +84,21 @@ const REFUSALS: Answers<&str> = answers! {
     "ATQ: descriptor {index}" => an_admin_queue_that_fails_costs_a_reset, "an error after a second, then as with `admin-queue-hangs`";
     "command {:#06x}: {:?}: {}" => every_command_is_refused_for_every_reason, "an error that names command and code";
     "command {:#06x}: its buffer" => hostile::a_nic_that_lies_is_survived, "the answer is what was in the buffer: taken as any answer, with checks";
+    "transmit queue {number}: its doorbell" => transmit::a_reset_of_the_card_ends_sending_until_it_is_set_up_again,
+        "none: the queue has ended, and says so with the next frame";
+    "transmit queue {number}: write-back" => transmit::what_is_sent_comes_back_in_loopback,
+        "does not happen: what the card may read of a ring it may write";
+    "transmit queue {number} is stopped" => transmit::descriptors_that_are_refused_end_the_queue_and_say_so,
+        "the card reports a malicious driver: sending and all queues end with that reason, and can be had again";
     "ARQ: descriptor {head}" => events_that_cannot_be_told_end_the_queues, "the card says so: queues end with that reason, and can be had again";
 };
 
-/// Where the model refuses what has to do with receiving and with the firmware.
-const SOURCES: [&str; 6] = [
+/// Where the model refuses.
+const SOURCES: [&str; 7] = [
     include_str!("../../../../hw-tests/e810-model/src/interrupts.rs"),
     include_str!("../../../../hw-tests/e810-model/src/rx/mod.rs"),
     include_str!("../../../../hw-tests/e810-model/src/rx/deliver.rs"),
+    include_str!("../../../../hw-tests/e810-model/src/tx/ring.rs"),
     include_str!("../../../../hw-tests/e810-model/src/adminq/mod.rs"),
     include_str!("../../../../hw-tests/e810-model/src/reset.rs"),
     include_str!("../../../../hw-tests/e810-model/src/state.rs"),

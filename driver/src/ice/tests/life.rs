@@ -2,7 +2,7 @@
 
 use super::rig::{Rig, Setup, readable, udp};
 use crate::ice::model::Fault;
-use crate::{Flows, Interrupts, Link, LinkState, Nic, RxBatch, RxQueue, Statistics};
+use crate::{Flows, Interrupts, Link, LinkState, Nic, Owned, RxBatch, RxQueue, Statistics};
 
 #[test]
 pub(super) fn link_is_up_and_a_hundred_gigabits() {

@@ -11,6 +11,7 @@ mod resets;
 mod rig;
 mod split;
 mod steering;
+mod transmit;
 
 use rig::{Rig, Setup, udp};
 

@@ -7,7 +7,7 @@ use nix::sys::eventfd::EventFd;
 use super::rig::{Queue, Rig, Setup, readable, udp};
 use crate::igb::model::Fault;
 use crate::igb::regs::{ICR, RxQueueRegs, icr};
-use crate::{DriverError, Nic, RxQueue};
+use crate::{DriverError, Nic, Owned, RxQueue, Transmit};
 
 fn rig(queues: u32) -> Rig {
     Rig::new(Setup {

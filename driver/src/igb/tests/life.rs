@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::rig::{Rig, Setup, readable, udp};
 use crate::igb::model::Fault;
-use crate::{Flows, Interrupts, Nic, RxBatch, RxQueue, Statistics};
+use crate::{Flows, Interrupts, Nic, Owned, RxBatch, RxQueue, Statistics, Transmit};
 
 #[test]
 fn an_empty_pool_drops_and_every_drop_is_counted() {

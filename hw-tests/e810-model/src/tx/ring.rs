@@ -2,6 +2,7 @@
 
 use super::offload::Offload;
 use crate::bytes;
+use crate::fault::Fault;
 use crate::pipeline::Program;
 use crate::regs;
 use crate::state::State;
@@ -128,7 +129,7 @@ impl State {
                 return malicious(1, format!("a descriptor of type {kind}"));
             }
         }
-        if command & REPORT == 0 {
+        if command & REPORT == 0 || self.fault == Fault::NoTransmitReport {
             return Ok(false);
         }
         let mut done = [0; 8];

@@ -1,12 +1,21 @@
 //! Where a frame that a VSI sends goes: to the wire, back through the MAC, to other VSIs of the port.
 
 use crate::bytes;
+use crate::fault::Fault;
 use crate::state::State;
 use crate::switch::{Action, Direction, recipe};
 
 impl State {
     /// A frame leaves a VSI.
-    pub(super) fn route(&mut self, vsi: u16, frame: Vec<u8>) {
+    pub(super) fn route(&mut self, vsi: u16, mut frame: Vec<u8>) {
+        if self.fault == Fault::TransmitLost {
+            return;
+        }
+        if self.fault == Fault::TransmitGarbled
+            && let Some(byte) = frame.last_mut()
+        {
+            *byte = !*byte;
+        }
         if self.is_dropped(vsi, &frame) {
             self.count_not_sent(vsi);
             return;
@@ -21,7 +30,7 @@ impl State {
         if stays || !self.vsis.get(&vsi).is_some_and(|vsi| vsi.reaches_lan()) {
             return;
         }
-        if self.port.loopback {
+        if self.port.loopback && self.fault != Fault::NoLoopback {
             self.take_in(&frame);
         } else if self.link_is_up() {
             self.count_port_sent(&frame);

@@ -6,9 +6,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use devrx_driver::Link;
-use devrx_driver::igb::{IgbNic, IgbOptions, Transmitter};
+use devrx_driver::device::Device;
+use devrx_driver::ice::{self, IceNic, IceOptions, PackageSource};
+use devrx_driver::igb::{IgbNic, IgbOptions};
 use devrx_driver::vfio::{Function, Options, PciAddress};
+use devrx_driver::{Link, Owned, Transmit};
 
 use super::send::{Limit, Sent};
 use crate::frame::Headers;
@@ -26,8 +28,9 @@ const FROM: (Ipv4Addr, Ipv6Addr) = (
 /// A NIC that sends.
 pub struct Sender {
     // Before the NIC it belongs to.
-    transmitter: Transmitter<Function>,
-    nic: IgbNic<Function>,
+    transmitter: Box<dyn Transmit>,
+    nic: Box<dyn Link>,
+    station: [u8; 6],
 }
 
 impl Sender {
@@ -38,9 +41,13 @@ impl Sender {
     pub fn open(address: PciAddress) -> Result<Self> {
         let open = || -> Result<Self> {
             let device: Arc<Function> = Function::open(address, &Options::default())?;
-            let mut nic = IgbNic::open(device, IgbOptions::default())?;
-            let transmitter = nic.transmitter()?;
-            Ok(Self { transmitter, nic })
+            if ice::supports(device.id()).is_some() {
+                let mut options = IceOptions::default();
+                // What it tells is for receiving.
+                options.package = PackageSource::None;
+                return Self::of(IceNic::open(device, options)?);
+            }
+            Self::of(IgbNic::open(device, IgbOptions::default())?)
         };
         let sender = open().with_context(|| format!("cannot send through {address}"))?;
         let start = Instant::now();
@@ -52,6 +59,14 @@ impl Sender {
             std::thread::sleep(Duration::from_millis(20));
         }
         Ok(sender)
+    }
+
+    fn of<N: Owned + 'static>(mut nic: N) -> Result<Self> {
+        Ok(Self {
+            transmitter: Box::new(nic.transmitter()?),
+            station: nic.station(),
+            nic: Box::new(nic),
+        })
     }
 
     /// The headers of UDP datagrams to `to`. Nobody is asked for the receiver's Ethernet address: they go to a group's own, or to all.
@@ -71,7 +86,7 @@ impl Sender {
             IpAddr::V6(_) => (IpAddr::from(FROM.1), [0xff; 6]),
         };
         Headers {
-            link: (link, self.nic.station()),
+            link: (link, self.station),
             vlan: None,
             ends: (SocketAddr::new(from, to.port()), to),
             tcp: false,

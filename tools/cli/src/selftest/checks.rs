@@ -4,14 +4,12 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use devrx_driver::device::Device;
-use devrx_driver::igb::{IgbNic, Transmitter};
-use devrx_driver::{Nic, QueueCounters, RxFlags, RxQueue, Statistics, Unsplit};
+use devrx_driver::{DriverError, Owned, QueueCounters, RxFlags, RxQueue, Transmit, Unsplit};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::frames::{self, SHAPES};
 use super::report::Report;
-use super::rig::{Manner, Packet, Rig};
+use super::rig::{Manner, Packet, Rig, SLOT};
 use crate::frame::Frame;
 
 /// How long an interrupt may take, milliseconds.
@@ -24,13 +22,14 @@ const LAG: Duration = Duration::from_millis(2500);
 const SPLIT: Manner = Manner {
     split: true,
     unsplit: Unsplit::Deliver,
+    slot: SLOT,
 };
 
 /// Runs `part` on queue 0, open as `manner` says; answers with the queue's counters.
-fn on_queue<D: Device, T>(
-    nic: &mut IgbNic<D>,
+fn on_queue<N: Owned, T>(
+    nic: &mut N,
     manner: Manner,
-    part: impl FnOnce(&mut Rig<D>) -> Result<T>,
+    part: impl FnOnce(&mut Rig<N>) -> Result<T>,
 ) -> Result<(T, QueueCounters)> {
     let mut rig = Rig::open(nic, 0, manner)?;
     rig.take_all(nic)?;
@@ -41,15 +40,15 @@ fn on_queue<D: Device, T>(
 }
 
 /// Header split: a check for each shape of frames.
-pub fn split<D: Device>(
-    nic: &mut IgbNic<D>,
-    sender: &mut Transmitter<D>,
+pub fn split<N: Owned>(
+    nic: &mut N,
+    sender: &mut N::Transmitter,
     report: &mut Report,
 ) -> Result<()> {
     let from = nic.station();
     for shape in SHAPES {
         let outcome = shape.frames(from).and_then(|frames| {
-            let check = |rig: &mut Rig<D>| {
+            let check = |rig: &mut Rig<N>| {
                 for frame in &frames {
                     let packet = one(rig, sender, &frame.bytes)?;
                     in_place(&packet, frame)
@@ -73,7 +72,7 @@ pub fn split<D: Device>(
 }
 
 /// Sends one frame and takes it in.
-fn one<D: Device>(rig: &mut Rig<D>, sender: &mut Transmitter<D>, frame: &[u8]) -> Result<Packet> {
+fn one<N: Owned>(rig: &mut Rig<N>, sender: &mut N::Transmitter, frame: &[u8]) -> Result<Packet> {
     let mut packets = rig.exchange(sender, &[frame], 1)?;
     ensure!(
         packets.len() == 1,
@@ -118,25 +117,36 @@ fn same(what: &str, got: &[u8], sent: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Frames without a header to split off, under each policy; and a queue that splits nothing.
-pub fn policies<D: Device>(
-    nic: &mut IgbNic<D>,
-    sender: &mut Transmitter<D>,
+/// Frames without a header to split off, under each policy; headers that are too long; and a queue that splits nothing.
+pub fn policies<N: Owned>(
+    nic: &mut N,
+    sender: &mut N::Transmitter,
     report: &mut Report,
 ) -> Result<()> {
     let from = nic.station();
     let arp = frames::arp(from);
     let udp = SHAPES[0].frame(from, 1, 1000)?;
-    let whole = |packet: &Packet| {
-        ensure!(packet.header.is_empty(), "something is in the header slot");
-        same("frame", &packet.payload, &arp)
+    // What the NIC takes for the header of a frame without IP.
+    let head = nic.splits_without_ip();
+    let whole = |packet: &Packet, header: usize| {
+        same("header", &packet.header, &arp[..header])?;
+        same("frame", &packet.payload, &arp[header..])
     };
 
-    let outcome = on_queue(nic, SPLIT, |rig| whole(&one(rig, sender, &arp)?));
+    let outcome = on_queue(nic, SPLIT, |rig| whole(&one(rig, sender, &arp)?, head));
     let outcome = outcome.and_then(|((), counters)| {
         exact(&counters, 1)?;
-        ensure!(counters.unsplit == 1, "it was not counted as unsplit");
-        Ok(("ARP: the whole frame in the memory".to_owned(), ()))
+        let unsplit = u64::from(head == 0);
+        ensure!(
+            counters.unsplit == unsplit,
+            "{} frames were counted as unsplit, not {unsplit}",
+            counters.unsplit
+        );
+        let found = match head {
+            0 => "ARP: the whole frame in the memory".to_owned(),
+            _ => format!("ARP: {head} bytes in the slot, the rest in the memory"),
+        };
+        Ok((found, ()))
     });
     report.check("unsplit_deliver", outcome)?;
 
@@ -144,20 +154,29 @@ pub fn policies<D: Device>(
         unsplit: Unsplit::Drop,
         ..SPLIT
     };
+    let dropped = u64::from(head == 0);
     let outcome = on_queue(nic, dropping, |rig| {
-        let packets = rig.exchange(sender, &[&arp, &udp.bytes], 1)?;
-        ensure!(packets.len() == 1, "{} frames came, not 1", packets.len());
-        in_place(&packets[0], &udp)
+        let expected = if head == 0 { 1 } else { 2 };
+        let mut packets = rig.exchange(sender, &[&arp, &udp.bytes], expected)?;
+        ensure!(
+            packets.len() == expected,
+            "{} frames came, not {expected}",
+            packets.len()
+        );
+        in_place(&packets.pop().context("none came")?, &udp)?;
+        packets.iter().try_for_each(|packet| whole(packet, head))
     });
     let outcome = outcome.and_then(|((), counters)| {
         ensure!(
-            counters.unsplit_drops == 1 && counters.received == 1,
+            counters.unsplit_drops == dropped && counters.received == 2 - dropped,
             "{counters:?}"
         );
-        Ok((
-            "ARP: dropped and counted, the frame behind it came".to_owned(),
-            (),
-        ))
+        let found = if dropped == 1 {
+            "ARP: dropped and counted, the frame behind it came"
+        } else {
+            "ARP: came, as it is split behind its Ethernet header"
+        };
+        Ok((found.to_owned(), ()))
     });
     report.check("unsplit_drop", outcome)?;
 
@@ -165,13 +184,26 @@ pub fn policies<D: Device>(
         unsplit: Unsplit::Header,
         ..SPLIT
     };
-    let outcome = on_queue(nic, heading, |rig| {
-        let packet = one(rig, sender, &arp)?;
-        same("frame", &[packet.header, packet.payload].concat(), &arp)?;
-        in_place(&one(rig, sender, &udp.bytes)?, &udp)
-    });
-    let outcome = outcome.map(|_| ("ARP: its first bytes in the header slot".to_owned(), ()));
-    report.check("unsplit_header", outcome)?;
+    let outcome = if head == 0 {
+        on_queue(nic, heading, |rig| {
+            let packet = one(rig, sender, &arp)?;
+            same("frame", &[packet.header, packet.payload].concat(), &arp)?;
+            in_place(&one(rig, sender, &udp.bytes)?, &udp)
+        })
+        .map(|_| "ARP: its first bytes in the header slot")
+    } else {
+        refused(Rig::open(nic, 0, heading)).map(|()| "refused, as this NIC has no such way")
+    };
+    report.check(
+        "unsplit_header",
+        outcome.map(|found| (found.to_owned(), ())),
+    )?;
+
+    // What igb's family does with these depends on the part.
+    if head > 0 {
+        let outcome = overflow(nic, sender);
+        report.check("unsplit_overflow", outcome)?;
+    }
 
     let together = Manner {
         split: false,
@@ -181,18 +213,47 @@ pub fn policies<D: Device>(
         let packet = one(rig, sender, &udp.bytes)?;
         ensure!(packet.header.is_empty(), "something is in the header slot");
         same("frame", &packet.payload, &udp.bytes)?;
-        whole(&one(rig, sender, &arp)?)
+        whole(&one(rig, sender, &arp)?, 0)
     });
     let outcome = outcome.map(|_| ("UDP and ARP: whole frames in the memory".to_owned(), ()));
     report.check("no_split", outcome)?;
     Ok(())
 }
 
+/// The configuration is one that the driver does not take.
+fn refused<N: Owned>(opened: Result<Rig<N>>) -> Result<()> {
+    let error = opened.err().context("the queue was opened")?;
+    match error.downcast_ref() {
+        Some(DriverError::BadConfig { .. }) => Ok(()),
+        _ => Err(error),
+    }
+}
+
+/// A header longer than its slot: the frame must be dropped and counted, since nobody knows where its header went.
+fn overflow<N: Owned>(nic: &mut N, sender: &mut N::Transmitter) -> Result<(String, ())> {
+    let from = nic.station();
+    let small = Manner { slot: 64, ..SPLIT };
+    // TCP with options: 66 bytes.
+    let long = SHAPES[2].frame(from, 1, 1000)?;
+    let udp = SHAPES[0].frame(from, 2, 1000)?;
+    let ((), counters) = on_queue(nic, small, |rig| {
+        let packets = rig.exchange(sender, &[&long.bytes, &udp.bytes], 1)?;
+        ensure!(packets.len() == 1, "{} frames came, not 1", packets.len());
+        in_place(&packets[0], &udp)
+    })?;
+    ensure!(
+        counters.unsplit_drops == 1 && counters.received == 1,
+        "{counters:?}"
+    );
+    let found = format!(
+        "{} bytes of header for a slot of {}: dropped and counted, the frame behind it came",
+        long.header, small.slot
+    );
+    Ok((found, ()))
+}
+
 /// Every queue's interrupt reaches this process, and a frame raises that of queue 0.
-pub fn interrupts<D: Device>(
-    nic: &mut IgbNic<D>,
-    sender: &mut Transmitter<D>,
-) -> Result<(String, ())> {
+pub fn interrupts<N: Owned>(nic: &mut N, sender: &mut N::Transmitter) -> Result<(String, ())> {
     let from = nic.station();
     let frame = SHAPES[0].frame(from, 2, 100)?;
     on_queue(nic, SPLIT, |rig| {
@@ -224,7 +285,7 @@ pub fn interrupts<D: Device>(
 }
 
 /// Arms the queue's interrupt, and sees that it is silent. That of packets before may still come, once.
-fn quiet<D: Device>(rig: &mut Rig<D>) -> Result<()> {
+fn quiet<N: Owned>(rig: &mut Rig<N>) -> Result<()> {
     for _ in 0..3 {
         ensure!(rig.queue.arm(), "a queue without packets cannot sleep");
         std::thread::sleep(Duration::from_millis(5));
@@ -236,17 +297,14 @@ fn quiet<D: Device>(rig: &mut Rig<D>) -> Result<()> {
     bail!("the interrupt comes again and again, without a frame")
 }
 
-fn woken<D: Device>(rig: &Rig<D>, patience: PollTimeout) -> Result<bool> {
+fn woken<N: Owned>(rig: &Rig<N>, patience: PollTimeout) -> Result<bool> {
     let fd = rig.queue.wait_fd();
     let mut ready = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
     Ok(poll(&mut ready, patience)? > 0)
 }
 
 /// Frames in bursts, all of which must come, in order; the queue's and the port's counters agree.
-pub fn counters<D: Device>(
-    nic: &mut IgbNic<D>,
-    sender: &mut Transmitter<D>,
-) -> Result<(String, ())> {
+pub fn counters<N: Owned>(nic: &mut N, sender: &mut N::Transmitter) -> Result<(String, ())> {
     let from = nic.station();
     let frames: Vec<Frame> = (0..BURST)
         .map(|number| {
@@ -286,7 +344,7 @@ pub fn counters<D: Device>(
 }
 
 /// The port's packets, once those of before have been counted.
-fn settled<D: Device>(nic: &IgbNic<D>) -> Result<u64> {
+fn settled<N: Owned>(nic: &N) -> Result<u64> {
     std::thread::sleep(LAG / 2);
     Ok(nic.statistics()?.packets)
 }

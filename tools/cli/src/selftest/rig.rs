@@ -5,10 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use devrx_driver::device::Device;
-use devrx_driver::igb::{IgbNic, IgbQueue, Transmitter};
 use devrx_driver::{
-    Flows, HeaderSlots, Nic, QueueConfig, QueueCounters, RxBatch, RxFlags, RxQueue, Unsplit,
+    HeaderSlots, Owned, QueueConfig, QueueCounters, RxBatch, RxFlags, RxQueue, Transmit, Unsplit,
     ZeroCopy,
 };
 use devrx_pool::{DrainState, Pool, PoolConfig};
@@ -19,7 +17,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 
 /// Bytes of a chunk.
 pub const CHUNK: u32 = 2048;
-/// Bytes of a header slot.
+/// Bytes of a header slot, as the daemon has them by default.
 pub const SLOT: u32 = 256;
 /// Chunks that the NIC gets, and as many that it does not.
 const CHUNKS: u32 = 512;
@@ -28,7 +26,12 @@ const RING: u32 = 128;
 /// What memory holds before the NIC writes to it.
 const CANARY: u8 = 0xa5;
 /// How long a frame may take through the NIC.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_millis(if cfg!(test) {
+    // A model in the same process answers at once.
+    100
+} else {
+    2000
+});
 
 /// How a queue treats what it receives.
 #[derive(Clone, Copy, Debug)]
@@ -37,6 +40,8 @@ pub struct Manner {
     pub split: bool,
     /// What becomes of frames without a header to split off.
     pub unsplit: Unsplit,
+    /// Bytes of a header slot.
+    pub slot: u32,
 }
 
 /// A frame as it arrived.
@@ -51,21 +56,21 @@ pub struct Packet {
 }
 
 /// An open queue.
-pub struct Rig<D: Device> {
+pub struct Rig<N: Owned> {
     /// The queue.
-    pub queue: IgbQueue<D>,
+    pub queue: N::Queue,
     number: u32,
     pool: Option<Pool>,
     region: Arc<Region>,
     headers: HeaderSlots,
 }
 
-impl<D: Device> Rig<D> {
+impl<N: Owned> Rig<N> {
     /// Opens queue `number` and gives it chunks; it takes every frame.
     ///
     /// # Errors
     /// What the system or the NIC refused.
-    pub fn open(nic: &mut IgbNic<D>, number: u32, manner: Manner) -> Result<Self> {
+    pub fn open(nic: &mut N, number: u32, manner: Manner) -> Result<Self> {
         let spec = RegionSpec {
             size: u64::from(2 * CHUNKS * CHUNK),
             chunk_size: CHUNK,
@@ -78,9 +83,9 @@ impl<D: Device> Rig<D> {
         let provider = shares.into_iter().next().context("no memory")?;
         let chunks = provider.chunks();
         let headers = HeaderSlots {
-            memory: Arc::new(slots(chunks.end - chunks.start)?),
+            memory: Arc::new(slots(chunks.end - chunks.start, manner.slot)?),
             start: 0,
-            slot_size: SLOT,
+            slot_size: manner.slot,
             first: ChunkIndex(chunks.start),
         };
         provider.init(&nic.needs())?;
@@ -111,7 +116,7 @@ impl<D: Device> Rig<D> {
     ///
     /// # Errors
     /// What the NIC refused.
-    pub fn take_all(&self, nic: &mut IgbNic<D>) -> Result<()> {
+    pub fn take_all(&self, nic: &mut N) -> Result<()> {
         nic.add_flow(self.number..=self.number, 1, &"any".parse()?)?;
         Ok(())
     }
@@ -128,7 +133,7 @@ impl<D: Device> Rig<D> {
     /// A NIC that sends nothing, and memory that cannot be read.
     pub fn exchange(
         &mut self,
-        sender: &mut Transmitter<D>,
+        sender: &mut N::Transmitter,
         frames: &[&[u8]],
         expected: usize,
     ) -> Result<Vec<Packet>> {
@@ -222,7 +227,7 @@ impl<D: Device> Rig<D> {
     ///
     /// # Errors
     /// A queue that does not stop, and chunks that are missing.
-    pub fn end(mut self, nic: &mut IgbNic<D>) -> Result<QueueCounters> {
+    pub fn end(mut self, nic: &mut N) -> Result<QueueCounters> {
         nic.close_queue(self.number)?;
         self.queue.stop()?;
         let mut left = Vec::new();
@@ -245,9 +250,9 @@ impl<D: Device> Rig<D> {
     }
 }
 
-fn slots(count: u32) -> Result<Mapping> {
+fn slots(count: u32, size: u32) -> Result<Mapping> {
     let fd = memfd_create(c"devrx-selftest-headers", MFdFlags::MFD_CLOEXEC)?;
-    let len = u64::from(count * SLOT).next_multiple_of(page_size());
+    let len = u64::from(count * size).next_multiple_of(page_size());
     nix::unistd::ftruncate(&fd, i64::try_from(len)?)?;
     let mapping = Mapping::map_shared(fd.as_fd(), 0, usize::try_from(len)?, true)?;
     Ok(mapping)
