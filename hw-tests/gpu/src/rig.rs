@@ -96,6 +96,8 @@ impl Rig {
         for frame in frames {
             self.model.receive(frame);
         }
+        // Memory of a GPU is mapped write-combining: what this processor stored may wait in it, where a NIC's writes never are.
+        std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
         let mut packets: Vec<Packet> = Vec::new();
         let mut batch = RxBatch::new();
         while self.queue.poll(&mut batch) > 0 {
