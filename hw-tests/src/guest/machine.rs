@@ -145,7 +145,6 @@ pub const E810: Machine = Machine {
             slot: 4,
         },
     ],
-    qxl: false,
     cables: &[("ice0", "peer0")],
     cpus: 2,
     append: &["iommu=nopt"],

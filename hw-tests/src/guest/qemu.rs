@@ -102,7 +102,9 @@ pub fn command(machine: &Machine, kernel: &Kernel, files: &Files, options: &Opti
             machine.memory
         );
         command.args(["-object", &memory]);
-        command.args(["-M", "q35,kernel-irqchip=split,memory-backend=ram"]);
+        // And that of the qxl card's BARs, which is not the machine's.
+        let machine = "q35,kernel-irqchip=split,memory-backend=ram,aux-ram-share=on";
+        command.args(["-M", machine]);
         // Caching mode: the guest says each map, so that QEMU can tell the model.
         command.args(["-device", "intel-iommu,intremap=on,caching-mode=on"]);
     } else {
@@ -193,6 +195,11 @@ pub fn start(mut command: Command, files: &Files) -> Result<Child> {
     let mut guarded = Command::new("setpriv");
     guarded.args(["--pdeathsig", "KILL", "--"]);
     guarded.arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        if let Some(value) = value {
+            guarded.env(name, value);
+        }
+    }
     command = guarded;
     command
         .stdin(Stdio::null())

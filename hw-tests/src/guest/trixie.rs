@@ -16,8 +16,10 @@ use crate::command::{run, run_ok};
 /// Debian's folder of libraries for x86-64, in the tree and in guests.
 pub const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
 /// What is wanted; what it depends on comes along.
-const PACKAGES: [&str; 6] = [
+const PACKAGES: [&str; 7] = [
     "qemu-system-x86",
+    // With its qxl card.
+    "qemu-system-modules-spice",
     "ethtool",
     "librte-net-ice25",
     "librte-mempool-ring25",
@@ -33,6 +35,9 @@ const ALONE: [&str; 4] = [
 ];
 /// The DDP package in the tree.
 const DDP: &str = "usr/lib/firmware/intel/ice/ddp/ice.pkg";
+
+/// How the folder's name begins.
+const TREE: &str = "programs-";
 
 /// The folder.
 #[derive(Debug, Clone)]
@@ -55,7 +60,7 @@ pub fn tree(cache: &Path) -> Result<std::result::Result<Tree, String>> {
     };
     let folder = cache.join("trixie");
     let key = sum(format!("{files}{ALONE:?}").bytes());
-    let tree = folder.join(format!("tree-{key:016x}"));
+    let tree = folder.join(format!("{TREE}{key:016x}"));
     if !tree.exists() {
         progress("fetching QEMU 11, ethtool and DPDK from Debian 13 (some 60 MB)");
         let work = tempfile::tempdir_in(&folder)?;
@@ -63,7 +68,7 @@ pub fn tree(cache: &Path) -> Result<std::result::Result<Tree, String>> {
         apt.unpack_closure(&PACKAGES, &unpacked)?;
         apt.unpack(&ALONE.map(str::to_owned), &unpacked)?;
         for old in std::fs::read_dir(&folder)?.flatten() {
-            if old.file_name().to_string_lossy().starts_with("tree-") {
+            if old.file_name().to_string_lossy().starts_with(TREE) {
                 std::fs::remove_dir_all(old.path())?;
             }
         }
@@ -107,6 +112,7 @@ impl Tree {
         for folder in ["usr/share/qemu", "usr/share/seabios"] {
             command.arg("-L").arg(self.0.join(folder));
         }
+        command.env("QEMU_MODULE_DIR", self.libraries().join("qemu"));
         command
     }
 

@@ -49,6 +49,9 @@ pub const E810_TESTS: &[Test] = &[
     )
     .on(E810)
     .limit(60),
+    Test::new("e810_every_byte_lands_in_its_place_in_a_gpus_memory", vram)
+        .on(E810)
+        .limit(60),
     Test::new("faults_of_the_e810_are_noticed_by_their_bytes", faults)
         .on(E810)
         .limit(60),

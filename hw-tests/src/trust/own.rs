@@ -1,5 +1,6 @@
 //! This project's own driver on the model, through VFIO and the IOMMU: the daemon takes the card, and bytes arrive in the memory of attachments.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -161,22 +162,41 @@ fn resets(host: &mut Host) -> Result<()> {
     let daemon = daemon(host, Mode::Full)?;
     let peer = peer(host)?;
     let line = "--name all --queue 0 --memory memfd --size 8388608 --chunk 2048 --flow any";
-    for kind in ["core", "global"] {
+    // By the system: a function level reset, as root can ask for it while the daemon has the NIC.
+    let by_system = Path::new("/sys/bus/pci/devices")
+        .join(host.pci(NIC)?)
+        .join("reset");
+    let sent: Vec<_> = (1..=50).map(|number| payload(number, 700)).collect();
+    for (kind, why) in [
+        ("core", "whole card is being reset"),
+        ("global", "whole card is being reset"),
+        ("function", "somebody else has reset this NIC"),
+    ] {
         attach(host, &daemon, line)?;
-        let sent = vec![payload(1, 700)];
         send(&peer, 5000, sent.clone())?;
         arrive(&daemon, "all", 5000, &sent, true)?;
-        host.card(NIC, &format!("reset {kind}"))?;
+        let log = daemon.log().len();
+        if kind == "function" {
+            std::fs::write(&by_system, "1").context("the function's reset")?;
+        } else {
+            host.card(NIC, &format!("reset {kind}"))?;
+        }
         wait_for("the attachment ends", Duration::from_secs(10), || {
-            Ok(daemon.log().contains("whole card"))
-        })?;
+            Ok(daemon.log()[log..].contains(why))
+        })
+        .with_context(|| daemon.log()[log..].to_owned())?;
         wait_for("it can be attached again", Duration::from_secs(10), || {
             daemon.ok("detach all").ok();
             Ok(attach(host, &daemon, line).is_ok())
         })?;
         send(&peer, 5000, sent.clone())?;
         arrive(&daemon, "all", 5000, &sent, true)?;
+        println!(
+            "{kind}: {} packets before the reset, and as many after it",
+            sent.len()
+        );
         daemon.ok("detach all")?;
     }
+    ensure!(dma_faults()? == 0, "DMA faults");
     Ok(())
 }
