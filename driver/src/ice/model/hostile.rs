@@ -44,16 +44,19 @@ impl Chip {
         };
         let [low, high] = [ADMIN_SEND.base_low, ADMIN_SEND.base_high]
             .map(|register| u64::from(self.card.read32(register)));
-        let at = (low | high << 32) + u64::from(tail.wrapping_sub(1) % 32) * 32;
+        let ring = low | high << 32;
+        let at = ring.wrapping_add(u64::from(tail.wrapping_sub(1) % 32) * 32);
         let target = if spoil.in_buffer {
             // The buffer's address, high half first.
             let mut words = [0; 8];
-            if !self.iommu.read(at + 24, &mut words) {
+            if !self.iommu.read(at.wrapping_add(24), &mut words) {
                 return;
             }
-            u64::from_le_bytes(words).rotate_left(32) + spoil.offset
+            u64::from_le_bytes(words)
+                .rotate_left(32)
+                .wrapping_add(spoil.offset)
         } else {
-            at + spoil.offset % 29
+            at.wrapping_add(spoil.offset % 29)
         };
         let _ = self.iommu.write(target, &spoil.bytes);
     }
@@ -104,7 +107,7 @@ impl Device for IceModel {
         let mut at = (tail + entries - sure) % entries;
         while at != tail {
             let mut words = [0; 16];
-            let descriptor = base + u64::from(at) * 32;
+            let descriptor = base.wrapping_add(u64::from(at) * 32);
             if !self.iommu.read(descriptor, &mut words) {
                 return;
             }

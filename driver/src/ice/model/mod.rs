@@ -198,7 +198,9 @@ impl IceModel {
         let word = |at: u32| u64::from(self.card().read32(0x28_0000 + at * 0x2000 + queue * 4));
         let ring = (word(1) | (word(2) & 0x1ff_ffff) << 32) << 7;
         let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-        let _ = self.iommu.write(ring + u64::from(index) * 32, &bytes);
+        let _ = self
+            .iommu
+            .write(ring.wrapping_add(u64::from(index) * 32), &bytes);
     }
 
     /// Writes memory that the card can reach, as if it had.
