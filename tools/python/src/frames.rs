@@ -55,7 +55,7 @@ impl Frame {
             .as_mut()
             .ok_or_else(|| Failure::invalid("this attachment is not received as frames"))?;
         let mut found = placement.next_frame();
-        // A flood of packets that have no place makes no frame, and must not keep the caller from its timeout and from Ctrl-C.
+        // Packets without a place make no frame. If they came faster than they are looked at, the caller's timeout and Ctrl-C would not be seen.
         for _ in 0..BATCHES {
             if found.is_some() {
                 break;
