@@ -7,8 +7,8 @@ use super::options::IceOptions;
 use super::package::{self, Parser};
 use super::regs::{
     GL_MNG_FWSM, GL_PWR_MODE_CTL, GLGEN_RSTAT, GLGEN_RSTAT_STATE, GLGEN_RSTCTL, GLGEN_RSTCTL_DELAY,
-    GLNVM_ULD, GLNVM_ULD_DONE, PFGEN_CTRL, PFGEN_CTRL_RESET, PFLAN_RX_QALLOC, RX_QUEUES, firmware,
-    queues,
+    GLNVM_ULD, GLNVM_ULD_DONE, PFGEN_CTRL, PFGEN_CTRL_RESET, PFLAN_RX_QALLOC, RX_QUEUES,
+    TX_PAUSE_MASK, TX_PAUSE_QUANTA, TX_PAUSE_REFRESH, firmware, queues,
 };
 use super::shared::{Control, Shared};
 use crate::DriverError;
@@ -153,7 +153,9 @@ fn ask<D: Device>(
     let capabilities = admin.capabilities()?;
     let port = admin.port()?;
     let station = admin.station()?;
-    admin.set_mac()?;
+    // Flow control stays as it is, as DPDK has it (`ice_aq_set_mac_pfc_cfg`): with zeros the card's pauses would end at once.
+    let pause = |register| (shared.read(register) & TX_PAUSE_MASK) as u16;
+    admin.set_mac(pause(TX_PAUSE_QUANTA), pause(TX_PAUSE_REFRESH))?;
     let parser = package::load(nic, admin, options)?;
     admin.set_link_events(port)?;
     let link = admin.link(port)?;

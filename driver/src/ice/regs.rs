@@ -102,6 +102,12 @@ pub(super) const PFGEN_CTRL_RESET: u32 = 1 << 0;
 pub(super) const PF_FUNC_RID: u32 = 0x0009_e880;
 /// [`PF_FUNC_RID`]: the function's number.
 pub(super) const PF_FUNC_RID_NUMBER: u32 = 0x7;
+/// Link flow control (the last of nine entries; those before are of priorities): how long the other side pauses, in units of 512 bits, RW.
+pub(super) const TX_PAUSE_QUANTA: u32 = 0x001e_36e0 + 8 * 32;
+/// When a pause is sent again before that is over, in the same units, RW.
+pub(super) const TX_PAUSE_REFRESH: u32 = 0x001e_3800 + 8 * 32;
+/// Both: 16 bits.
+pub(super) const TX_PAUSE_MASK: u32 = 0xffff;
 /// Which words of a hash profile are hashed together with which, RW: a byte for each word, six registers 512 bytes apart for each profile.
 pub(super) const GLQF_HSYMM: u32 = 0x0040_f000;
 /// Which masks count for a hash profile's words, RW: a bit for each of 32. Only a reset of the core clears it, so it may be a driver's of before.

@@ -48,6 +48,10 @@ pub(crate) const QLEN_OVERFLOW: u32 = 1 << 29;
 pub(crate) const QLEN_CRITICAL: u32 = 1 << 30;
 pub(crate) const QLEN_ENABLE: u32 = 1 << 31;
 
+/// Link flow control (entry 8; those before are of priorities): how long a pause lasts, and when it is sent again.
+pub(crate) const PRTMAC_HSEC_CTL_TX_PAUSE_QUANTA: u32 = 0x1e_36e0 + 8 * 32;
+pub(crate) const PRTMAC_HSEC_CTL_TX_PAUSE_REFRESH_TIMER: u32 = 0x1e_3800 + 8 * 32;
+
 // Identity and allocation.
 pub(crate) const PF_FUNC_RID: u32 = 0x9_e880;
 pub(crate) const PFINT_ALLOC: u32 = 0x1d_2600;

@@ -70,6 +70,8 @@ impl State {
             (regs::PFLAN_RX_QALLOC, queues),
             (regs::PFLAN_TX_QALLOC, queues),
             (regs::PF_FUNC_RID, 0),
+            (regs::PRTMAC_HSEC_CTL_TX_PAUSE_QUANTA, 0xffff),
+            (regs::PRTMAC_HSEC_CTL_TX_PAUSE_REFRESH_TIMER, 0x7fff),
             // 100 ms units.
             (regs::GLGEN_RSTCTL, 1),
         ] {

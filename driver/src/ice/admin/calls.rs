@@ -216,10 +216,14 @@ impl<R: Registers> Admin<R> {
         }
     }
 
-    /// Lets the MAC take jumbo frames.
-    pub(in crate::ice) fn set_mac(&mut self) -> Result<(), AdminError> {
-        let [low, high] = LONGEST.to_le_bytes();
-        self.plain(Command::new(opcode::SET_MAC, [low, high]))
+    /// Lets the MAC take jumbo frames. `quanta` and `refresh`: of link flow control, which the command sets as well.
+    pub(in crate::ice) fn set_mac(&mut self, quanta: u16, refresh: u16) -> Result<(), AdminError> {
+        let ([low, high], [a, b], [c, d]) = (
+            LONGEST.to_le_bytes(),
+            quanta.to_le_bytes(),
+            refresh.to_le_bytes(),
+        );
+        self.plain(Command::new(opcode::SET_MAC, [low, high, 0, 0, a, b, c, d]))
             .map(drop)
     }
 

@@ -3,7 +3,7 @@
 use super::faults::all_again;
 use super::rig::{Rig, Setup, udp};
 use crate::ice::model::{Fault, IceModel};
-use crate::ice::regs::GLQF_HMASK_SEL;
+use crate::ice::regs::{GLQF_HMASK_SEL, TX_PAUSE_QUANTA, TX_PAUSE_REFRESH};
 use crate::{Nic, RxQueue, Statistics};
 
 /// The first of the masks that words of the hash can have.
@@ -67,6 +67,18 @@ fn what_is_discarded_after_a_reset_is_counted_once() {
     all_again(&mut rig);
     flood(&mut rig);
     assert_eq!(rig.nic.statistics().unwrap().drops["discarded"], 36);
+    rig.end();
+}
+
+/// The command that lets jumbo frames in sets flow control too.
+#[test]
+fn flow_control_stays_as_it_was() {
+    let rig = Rig::new(Setup::default());
+    let read = |register| rig.model.card().read32(register);
+    assert_eq!(
+        (read(TX_PAUSE_QUANTA), read(TX_PAUSE_REFRESH)),
+        (0xffff, 0x7fff)
+    );
     rig.end();
 }
 

@@ -179,6 +179,13 @@ pub(super) fn set_mac_config(state: &mut State, command: &mut Command) -> Done {
         );
     }
     state.port.max_frame = frame;
+    // Whatever is said counts, 0 too: DPDK's `ice_aq_set_mac_pfc_cfg` reads the registers first to keep them.
+    for (register, at) in [
+        (regs::PRTMAC_HSEC_CTL_TX_PAUSE_QUANTA, 4),
+        (regs::PRTMAC_HSEC_CTL_TX_PAUSE_REFRESH_TIMER, 6),
+    ] {
+        state.regs.set(register, command.p16(at).into());
+    }
     Ok(())
 }
 
