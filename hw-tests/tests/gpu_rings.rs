@@ -19,10 +19,10 @@ const PAYLOAD: usize = 600;
 /// Chunks of the region: far fewer than packets come.
 const CHUNKS: u32 = 2048;
 
-/// The example, built to run its kernel in a thread of the CPU; or, with `-DDEVRX_DRIVER_API`, on a GPU.
-fn build(sdk: &Sdk, more: &[&str]) -> Result<PathBuf> {
+/// The example of this name, built to run its kernel in a thread of the CPU; or, with `-DDEVRX_DRIVER_API`, on a GPU.
+fn build(sdk: &Sdk, name: &str, more: &[&str]) -> Result<PathBuf> {
     let options = ["-O2", "-std=c++11", "-pthread", "-x", "c++"];
-    let source = capi().join("examples/persistent.cu");
+    let source = capi().join(format!("examples/{name}.cu"));
     sdk.build("c++", &[more, &options].concat(), &source)
 }
 
@@ -86,7 +86,7 @@ fn must_say(output: &Output, want: &str) -> Result<()> {
 fn every_packet_is_taken_from_the_ring_and_every_chunk_comes_back() {
     lane::test(|| {
         let sdk = Sdk::install()?;
-        let program = build(&sdk, &[])?;
+        let program = build(&sdk, "persistent", &[])?;
         let link = Link::new(LinkSpec::default())?;
         let daemon = Daemon::start(&link)?;
         attach(&daemon)?;
@@ -120,7 +120,7 @@ fn every_packet_is_taken_from_the_ring_and_every_chunk_comes_back() {
 fn chunks_that_come_back_late_are_found_by_a_daemon_that_sleeps() {
     lane::test(|| {
         let sdk = Sdk::install()?;
-        let program = build(&sdk, &[])?;
+        let program = build(&sdk, "persistent", &[])?;
         let link = Link::new(LinkSpec::default())?;
         let daemon = Daemon::start(&link)?;
         attach(&daemon)?;
@@ -155,30 +155,74 @@ fn chunks_that_come_back_late_are_found_by_a_daemon_that_sleeps() {
     });
 }
 
-/// A kernel on a GPU takes every packet from the ring, reads every byte of it where the kernel of Linux put it, and gives every chunk back. The driver compiles what NVRTC made of the source.
+/// What the program with the stream of work says after so many packets.
+fn stream_said(packets: u64, payload: usize) -> String {
+    let text = said(0..packets, payload);
+    let sums = text.split("which adds up to ").nth(1).unwrap_or_default();
+    format!(
+        "{packets} packets, {} bytes of payload, which add up to {sums}",
+        packets * payload as u64
+    )
+}
+
+/// The common way: batches handed to a stream of work, here a thread that is late, and given back when it has passed them. Chunks that came back early would have other packets in them.
 #[test]
-#[ignore = "needs an NVIDIA GPU: cargo xtask test gpu"]
-fn a_kernel_on_a_gpu_takes_every_packet_and_every_chunk_comes_back() {
+fn batches_go_back_when_the_stream_of_work_has_passed_them() {
     lane::test(|| {
         let sdk = Sdk::install()?;
-        let program = build(&sdk, &["-DDEVRX_DRIVER_API"])?;
-        let tool = sdk.prefix().join("nvrtc");
-        let mut cc = Command::new("cc");
-        cc.arg(capi().join("tests/nvrtc.c"))
-            .arg("-o")
-            .arg(&tool)
-            .arg("-ldl");
-        run_ok(&mut cc, Duration::from_secs(20))?;
-        let library = std::env::var_os("DEVRX_NVRTC").context("DEVRX_NVRTC names no NVRTC")?;
-        let mut nvrtc = Command::new(&tool);
-        nvrtc
-            .arg(library)
-            .arg(capi().join("examples/persistent.cu"))
-            .args(["--gpu-architecture=compute_75", "--std=c++11"])
-            .arg(format!("-I{}", capi().join("include").display()))
-            .arg(format!("-I{}", capi().join("examples").display()));
-        let ptx = sdk.prefix().join("persistent.ptx");
-        std::fs::write(&ptx, run_ok(&mut nvrtc, Duration::from_secs(20))?.stdout)?;
+        let program = build(&sdk, "stream", &[])?;
+        let link = Link::new(LinkSpec::default())?;
+        let daemon = Daemon::start(&link)?;
+        daemon.attach("stream", "0", CHUNKS, 4096, &["udp,dst-port=5000"])?;
+        let packets = 5 * u64::from(CHUNKS);
+        let process = start(&daemon, &sdk, &program, &[&packets.to_string()])?;
+        send(&link, packets, PAYLOAD, 5000)?;
+        let output = process
+            .wait(Duration::from_secs(10))
+            .with_context(|| format!("{:?}", daemon.stats()))?;
+        ensure!(
+            output.status.success() && output.stdout == stream_said(packets, PAYLOAD),
+            "expected {:?}: {output:?}",
+            stream_said(packets, PAYLOAD)
+        );
+        let entry = daemon.detach_and_check("stream")?.attachment("stream")?;
+        ensure!(
+            entry.count("returned")? == packets && entry.refused() == 0,
+            "not every chunk came back: {}",
+            entry.json()
+        );
+        Ok(())
+    });
+}
+
+/// What NVRTC makes of an example's kernel.
+fn ptx(sdk: &Sdk, name: &str) -> Result<PathBuf> {
+    let tool = sdk.prefix().join("nvrtc");
+    let mut cc = Command::new("cc");
+    cc.arg(capi().join("tests/nvrtc.c"))
+        .arg("-o")
+        .arg(&tool)
+        .arg("-ldl");
+    run_ok(&mut cc, Duration::from_secs(20))?;
+    let library = std::env::var_os("DEVRX_NVRTC").context("DEVRX_NVRTC names no NVRTC")?;
+    let mut nvrtc = Command::new(&tool);
+    nvrtc
+        .arg(library)
+        .arg(capi().join(format!("examples/{name}.cu")))
+        .args(["--gpu-architecture=compute_75", "--std=c++11"])
+        .arg(format!("-I{}", capi().join("include").display()))
+        .arg(format!("-I{}", capi().join("examples").display()));
+    let ptx = sdk.prefix().join(format!("{name}.ptx"));
+    std::fs::write(&ptx, run_ok(&mut nvrtc, Duration::from_secs(20))?.stdout)?;
+    Ok(ptx)
+}
+
+/// An example on a GPU takes every packet, reads every byte of it where Linux put it, and every chunk comes back, at several sizes of packets.
+fn on_a_gpu(name: &str, want: impl Fn(u64, usize) -> String) {
+    lane::test(|| {
+        let sdk = Sdk::install()?;
+        let program = build(&sdk, name, &["-DDEVRX_DRIVER_API"])?;
+        let ptx = ptx(&sdk, name)?;
         let link = Link::new(LinkSpec::default())?;
         let daemon = Daemon::start(&link)?;
         for payload in [64, 600, 1400, 3000] {
@@ -189,25 +233,44 @@ fn a_kernel_on_a_gpu_takes_every_packet_and_every_chunk_comes_back() {
                 .args(["stream", &packets.to_string()])
                 .env("DEVRX_PTX", &ptx);
             let mut process = Process::start(&mut command)?;
-            // The kernel has to be there before the packets: loading the driver takes longer than they do.
             wait_for("it is the consumer", Duration::from_secs(20), || {
                 ensure!(process.running()?, "it ended: {:?}", process.written());
                 Ok(daemon.stats()?.attachment("stream")?.text("state") != "idle")
             })?;
+            // Loading the driver takes longer than the packets do.
             std::thread::sleep(Duration::from_secs(3));
             send(&link, packets, payload, 5000)?;
             let output = process
                 .wait(Duration::from_secs(10))
                 .with_context(|| format!("{:?}", daemon.stats()))?;
-            must_say(&output, &said(0..packets, payload))?;
+            ensure!(
+                output.status.success() && output.stdout == want(packets, payload),
+                "expected {:?}: {output:?}",
+                want(packets, payload)
+            );
             let entry = daemon.detach_and_check("stream")?.attachment("stream")?;
             ensure!(
                 entry.count("returned")? == packets && entry.refused() == 0,
                 "not every chunk came back: {}",
                 entry.json()
             );
-            println!("{payload} bytes of payload: {}", output.stdout.trim());
+            println!(
+                "{name}, {payload} bytes of payload: {}",
+                output.stdout.trim()
+            );
         }
         Ok(())
     });
+}
+
+#[test]
+#[ignore = "needs an NVIDIA GPU: cargo xtask test gpu"]
+fn a_kernel_on_a_gpu_takes_every_packet_and_every_chunk_comes_back() {
+    on_a_gpu("persistent", |packets, payload| said(0..packets, payload));
+}
+
+#[test]
+#[ignore = "needs an NVIDIA GPU: cargo xtask test gpu"]
+fn batches_go_back_when_a_stream_of_a_gpu_has_passed_them() {
+    on_a_gpu("stream", stream_said);
 }

@@ -95,6 +95,12 @@ struct device_driver {
     int (*allocate)(unsigned long long *, size_t);
     int (*fill)(unsigned long long, unsigned char, size_t);
     int (*read)(void *, unsigned long long, size_t);
+    int (*host_allocate)(void **, size_t);
+    int (*stream_create)(void **, unsigned);
+    int (*event_create)(void **, unsigned);
+    int (*event_record)(void *, void *);
+    int (*event_query)(void *);
+    int (*event_destroy)(void *);
     void *module_there;
 };
 
@@ -139,6 +145,12 @@ static inline device_driver &device_loaded()
     device_find(library, driver.allocate, "cuMemAlloc_v2");
     device_find(library, driver.fill, "cuMemsetD8_v2");
     device_find(library, driver.read, "cuMemcpyDtoH_v2");
+    device_find(library, driver.host_allocate, "cuMemAllocHost_v2");
+    device_find(library, driver.stream_create, "cuStreamCreate");
+    device_find(library, driver.event_create, "cuEventCreate");
+    device_find(library, driver.event_record, "cuEventRecord");
+    device_find(library, driver.event_query, "cuEventQuery");
+    device_find(library, driver.event_destroy, "cuEventDestroy_v2");
     device_find(library, driver.init, "cuInit");
     int device;
     DEVICE_CHECK(init, 0);

@@ -48,6 +48,7 @@ fn the_header_is_valid_cpp() {
         "include/devrx_placement.cuh",
         "examples/persistent.cu",
         "examples/placement.cu",
+        "examples/stream.cu",
     ] {
         let file = support::here().join(file);
         for mode in ["-DDEVRX_ON_A_CPU", "-DDEVRX_DRIVER_API"] {
@@ -280,6 +281,7 @@ fn the_kernels_compile_for_a_gpu() {
     for (kernel, entry) in [
         ("examples/persistent.cu", "persistent"),
         ("examples/placement.cu", "placement"),
+        ("examples/stream.cu", "add_up"),
     ] {
         for architecture in ["compute_75", "compute_90"] {
             let mut command = Command::new(&tool);
@@ -292,6 +294,10 @@ fn the_kernels_compile_for_a_gpu() {
             ]);
             let ptx = String::from_utf8(support::check(&mut command).stdout).expect("text");
             assert!(ptx.contains(&format!(".entry {entry}(")), "{kernel}: {ptx}");
+            if kernel == "examples/stream.cu" {
+                // It reads what was there before it began.
+                continue;
+            }
             assert!(
                 ptx.matches("membar.sys").count() >= 4,
                 "{kernel}: the fences are gone"
