@@ -8,6 +8,7 @@ use crate::inside::Host;
 pub mod bench;
 pub mod book;
 pub mod boot;
+pub mod gpu;
 pub mod harness;
 pub mod igb_idle;
 pub mod igb_neighbours;
@@ -90,6 +91,7 @@ pub fn all() -> Vec<Test> {
     [
         book::TESTS,
         boot::TESTS,
+        gpu::TESTS,
         harness::TESTS,
         igb_receive::TESTS,
         igb_round_trip::TESTS,
