@@ -179,6 +179,20 @@ pub(super) fn what_cannot_be_is_refused() {
         ..Setup::default()
     });
     assert!(error.contains("firmware-intel-misc"), "{error}");
+    // It cuts where its hardware cuts.
+    let mut rig = Rig::new(Setup {
+        queues: 0,
+        ..Setup::default()
+    });
+    let (_region, mut configs) = Setup::default().configs();
+    configs[0].split_extra = 8;
+    let error = rig.nic.open_queue(0, configs.remove(0)).unwrap_err();
+    rig.end();
+    let error = error.to_string();
+    assert!(
+        error.contains("splits exactly behind the header"),
+        "{error}"
+    );
     for (setup, why) in [
         (
             Setup {

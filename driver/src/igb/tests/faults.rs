@@ -140,6 +140,21 @@ fn a_queue_that_is_not_enabled_keeps_its_memory_until_it_is_off() {
     assert_eq!(rig.model.mapped(), 4096 + 128 * (2048 + 256));
 }
 
+/// It cuts where its hardware cuts.
+#[test]
+fn payload_along_with_the_header_is_refused() {
+    let mut rig = rig(0);
+    let (_region, mut configs) = Setup::default().configs();
+    configs[0].split_extra = 8;
+    let error = rig.nic.open_queue(0, configs.remove(0)).unwrap_err();
+    let error = error.to_string();
+    assert!(
+        error.contains("splits exactly behind the header"),
+        "{error}"
+    );
+    rig.end();
+}
+
 #[test]
 fn a_queue_that_is_still_on_is_not_set_up_anew() {
     let mut rig = rig(1);
