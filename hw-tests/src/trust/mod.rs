@@ -6,7 +6,7 @@
 
 use crate::guest::machine::E810;
 use crate::guest_tests::{
-    Driver, Test, igb_neighbours, igb_receive, igb_round_trip, igb_safety, igb_sums,
+    Driver, Test, igb_neighbours, igb_receive, igb_round_trip, igb_safety, igb_sums, selftest,
 };
 
 pub mod controls;
@@ -45,6 +45,7 @@ pub fn all() -> Vec<Test> {
         igb_safety::E810_TESTS,
         igb_neighbours::E810_TESTS,
         igb_sums::E810_TESTS,
+        selftest::E810_TESTS,
     ]
     .concat()
 }

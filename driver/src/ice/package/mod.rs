@@ -78,6 +78,10 @@ pub(super) fn load<R: Registers>(
     let found = find::find(&options.package);
     let (package, asked) = match found {
         find::Found::Package(package, asked) => (package, asked),
+        // Who asked for it knows what is lost.
+        find::Found::Nothing(why) if options.package == PackageSource::None => {
+            return Ok(Parser::Safe(why));
+        }
         find::Found::Nothing(why) => return Ok(safe(nic, why)),
         find::Found::Bad(why) => {
             return Err(AdminError::garbled(opcode::DOWNLOAD_PACKAGE, why));
