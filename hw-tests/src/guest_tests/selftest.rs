@@ -38,6 +38,11 @@ fn passes(host: &mut Host) -> Result<()> {
     let pci = host.pci(nic)?;
     if is_e810(host) {
         firmware(Mode::Full)?;
+        let looked = devrx("doctor")?;
+        ensure!(
+            looked.stdout.contains(&pci) && looked.stdout.contains("E810-C for QSFP"),
+            "doctor does not know the card"
+        );
     }
     host.forget_seen(nic)?;
     let output = devrx(&format!("selftest {pci}"))?;
