@@ -161,13 +161,17 @@ fn memory_of_a_killed_client_goes_after_its_queue_and_its_neighbour_loses_nothin
                 .with_context(|| format!("round {round}"))?;
             daemon.detach("next")?;
             drop(memory);
-            let holders = holders::of(Own::Memfd.file());
-            ensure!(
-                holders.is_empty(),
-                "processes {holders:?} still have the client's memory; the daemon is {}, its keeper {:?}",
-                daemon.pid(),
-                daemon.children()?
-            );
+            // The keeper is told, and closes it when it comes to that.
+            wait_for("nobody has the memory", Duration::from_secs(2), || {
+                Ok(holders::of(Own::Memfd.file()).is_empty())
+            })
+            .with_context(|| {
+                let holders = holders::of(Own::Memfd.file());
+                format!(
+                    "processes {holders:?} have it; the daemon is {}",
+                    daemon.pid()
+                )
+            })?;
         }
         ensure!(flood.stop()? > 10_000, "the flood was none");
         ensure!(daemon.running()?, "the daemon is gone: {}", daemon.log());

@@ -237,11 +237,10 @@ fn owner_killed(host: &mut Host) -> Result<()> {
         victim.signal(Signal::SIGKILL)?;
         gone(&daemon, "victim")?;
         drop(victim);
-        let holders = holders::of(Own::Vram.file());
-        ensure!(
-            holders.is_empty(),
-            "processes {holders:?} still have the memory"
-        );
+        wait_for("nobody has the memory", Duration::from_secs(2), || {
+            Ok(holders::of(Own::Vram.file()).is_empty())
+        })
+        .with_context(|| format!("processes {:?} have it", holders::of(Own::Vram.file())))?;
         // The card gives its memory to the next who asks, and the flood goes on.
         let memory = Memory::of(igb::vram(SIZE)?, SIZE)?;
         watch_briefly(host, &daemon, &memory).with_context(|| format!("round {rounds}"))?;
