@@ -142,6 +142,11 @@ impl<D: Device> IceNic<D> {
 
     /// How many rules of the switch bring packets to a queue's attachment.
     #[cfg(test)]
+    pub(super) fn forget_recipes(&mut self) {
+        self.switch.forget_recipes();
+    }
+
+    #[cfg(test)]
     pub(super) fn rules_of(&self, queue: u32) -> usize {
         self.switch.rules_of(queue)
     }

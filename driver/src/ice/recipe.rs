@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use super::admin::{Admin, AdminError, Command, half, opcode};
+use super::admin::{Admin, AdminError, Command, code, half, opcode};
 use super::fields::Places;
 use super::lookup::Lookup;
 use super::package::{CHANGES, with_lock};
@@ -24,6 +24,9 @@ const PRIORITY: u8 = 5;
 const RESOURCE: u16 = 5;
 /// It can be freed by whoever knows its number.
 const SHARED: u16 = 1 << 7;
+
+/// A place for a result is given (`ICE_AQ_RECIPE_RESULT_EN`).
+const RESULT: u8 = 1 << 7;
 
 /// What tells recipes apart.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -78,10 +81,15 @@ impl Packed {
             new[24 + 2 * at..26 + 2 * at].copy_from_slice(&mask.to_le_bytes());
         }
         if let Some(result) = self.result {
-            new[32] = result | 1 << 7;
+            new[32] = result | RESULT;
         }
         new[37] = PRIORITY;
         new
+    }
+
+    /// Where a recipe of a command leaves its result.
+    fn result_of(bytes: &[u8]) -> Option<u8> {
+        (bytes[32] & RESULT != 0).then_some(bytes[32] & !RESULT)
     }
 }
 
@@ -173,7 +181,9 @@ impl Recipes {
                 chain: vec![index],
             });
         } else {
-            let mut free = self.free_results(&made.shape.places).into_iter();
+            let others = self.results_of_others(admin, &made.shape.places.profiles)?;
+            let free = self.free_results(&made.shape.places).into_iter();
+            let mut free = free.filter(|place| !others.contains(place));
             for group in groups {
                 let result = free.next().ok_or_else(|| {
                     AdminError::garbled(
@@ -215,6 +225,37 @@ impl Recipes {
             // As it was, as far as it goes.
             let _ = map(admin, &made.shape.places.profiles, &made.all, false);
         })
+    }
+
+    /// Places in which recipes that are not ours leave results of the same packets. Profiles are the card's: drivers of its other ports have
+    /// theirs there, and so may whoever had this function before.
+    fn results_of_others<R: Registers>(
+        &self,
+        admin: &mut Admin<R>,
+        profiles: &[u16],
+    ) -> Result<BTreeSet<u8>, AdminError> {
+        let mut recipes = 0;
+        for &profile in profiles {
+            recipes |= recipes_of(admin, profile)?;
+        }
+        for &own in self.0.iter().flat_map(|made| &made.all) {
+            recipes &= !(1 << own);
+        }
+        let mut results = BTreeSet::new();
+        let mut buffer = vec![0; usize::from(RECIPES) * SIZE];
+        for recipe in (0..RECIPES).filter(|recipe| recipes >> recipe & 1 == 1) {
+            let [low, high] = recipe.to_le_bytes();
+            let command = Command::new(opcode::GET_RECIPE, [0, 0, low, high]);
+            let count = match admin.run(command, &mut buffer) {
+                Ok(answer) => usize::from(answer.half(0)),
+                // It went meanwhile, or is one of the firmware's own, which leave no results.
+                Err(error) if error.is(code::ENOENT) => 0,
+                Err(error) => return Err(error),
+            };
+            let elements = buffer.chunks_exact(SIZE).take(count);
+            results.extend(elements.filter_map(Packed::result_of));
+        }
+        Ok(results)
     }
 
     /// Places for results that no recipe of ours uses for the same packets.
@@ -261,6 +302,15 @@ pub(super) fn resource(kind: u16, which: u16) -> [u8; 6] {
     [a, b, 1, 0, e, f]
 }
 
+/// The recipes for which a profile's packets are compared, a bit each.
+fn recipes_of<R: Registers>(admin: &mut Admin<R>, profile: u16) -> Result<u64, AdminError> {
+    let [low, high] = profile.to_le_bytes();
+    let answer = admin.plain(Command::new(opcode::GET_PROFILE_RECIPES, [low, high]))?;
+    let mut bits = [0; 8];
+    bits.copy_from_slice(&answer.params[8..16]);
+    Ok(u64::from_le_bytes(bits))
+}
+
 /// From now on the profiles' packets are compared by the recipes, or no more.
 fn map<R: Registers>(
     admin: &mut Admin<R>,
@@ -269,18 +319,12 @@ fn map<R: Registers>(
     on: bool,
 ) -> Result<(), AdminError> {
     for &profile in profiles {
-        let [low, high] = profile.to_le_bytes();
-        let answer = admin.plain(Command::new(opcode::GET_PROFILE_RECIPES, [low, high]))?;
-        let mut params = answer.params;
-        params[..2].copy_from_slice(&[low, high]);
-        for &recipe in recipes {
-            let (at, bit) = (8 + usize::from(recipe / 8) % 8, 1 << (recipe % 8));
-            if on {
-                params[at] |= bit;
-            } else {
-                params[at] &= !bit;
-            }
-        }
+        let before = recipes_of(admin, profile)?;
+        let bits = recipes.iter().fold(0, |bits, recipe| bits | 1 << recipe);
+        let after = if on { before | bits } else { before & !bits };
+        let mut params = [0; 16];
+        params[..2].copy_from_slice(&profile.to_le_bytes());
+        params[8..].copy_from_slice(&after.to_le_bytes());
         let command = Command::new(opcode::SET_PROFILE_RECIPES, params);
         with_lock(admin, CHANGES, |admin| admin.plain(command).map(drop))?;
     }

@@ -95,6 +95,12 @@ impl Switch {
         done
     }
 
+    /// As if another driver had made them.
+    #[cfg(test)]
+    pub(super) fn forget_recipes(&mut self) {
+        self.recipes = Recipes::default();
+    }
+
     #[cfg(test)]
     pub(super) fn rules_of(&self, queue: u32) -> usize {
         let targets = self.targets.iter();

@@ -246,7 +246,7 @@ impl<D: Device> RxQueue for IgbQueue<D> {
             exact: overruns == self.overruns
                 && !self.drops.full.get()
                 && !self.cut_off
-                && (self.stopped || self.current()),
+                && (self.stopped || self.fault().is_none()),
             ..self.receive.counts().queue_counters()
         }
     }
@@ -265,8 +265,8 @@ impl<D: Device> RxQueue for IgbQueue<D> {
         if self.current() {
             self.halt()?;
         }
-        // By its own halt or by another queue's.
-        self.cut_off = !self.current();
+        // By its own halt or by another queue's, or by whatever failed before.
+        self.cut_off = self.fault().is_some();
         drop(control);
         self.stopped = true;
         self.armed = false;

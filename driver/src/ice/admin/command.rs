@@ -36,6 +36,8 @@ pub(in crate::ice) mod opcode {
     pub const ADD_RECIPE: u16 = 0x0290;
     /// Says for which packets a recipe is asked.
     pub const SET_PROFILE_RECIPES: u16 = 0x0291;
+    /// A recipe as it was made, and those that it chains.
+    pub const GET_RECIPE: u16 = 0x0292;
     /// For which recipes a profile's packets are asked.
     pub const GET_PROFILE_RECIPES: u16 = 0x0293;
     /// Adds rules to the switch.
@@ -101,6 +103,7 @@ const NAMES: &[(u16, &str)] = &[
     (opcode::FREE_VSI, "free VSI"),
     (opcode::ADD_RECIPE, "add recipe"),
     (opcode::SET_PROFILE_RECIPES, "recipe to profile"),
+    (opcode::GET_RECIPE, "get recipe"),
     (opcode::GET_PROFILE_RECIPES, "get recipe to profile"),
     (opcode::ADD_RULES, "add switch rules"),
     (opcode::REMOVE_RULES, "remove switch rules"),

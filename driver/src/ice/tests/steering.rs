@@ -1,6 +1,8 @@
 //! Which queue a packet comes to.
 
 use super::rig::{Rig, Setup, arp, udp, udp_to};
+use crate::ice::admin::code::ENOENT;
+use crate::ice::model::{E810, Fault};
 use crate::{DriverError, Flows, Nic, RxFlags, RxQueue};
 
 const STATION: [u8; 6] = [0x02, 0xe8, 0x10, 0, 0, 1];
@@ -71,6 +73,56 @@ fn single_queues_are_told_apart_by_address() {
             "{:?}",
             rig.model.card().refusals()
         );
+        rig.end();
+    }
+}
+
+#[test]
+fn recipes_of_others_keep_their_places_for_results() {
+    let mut rig = Rig::new(setup(3));
+    rig.rule(0, 1, "any");
+    // Two recipes, and one that compares their results.
+    rig.rule(
+        1,
+        2,
+        "udp,src=10.0.0.1,dst=10.0.0.2,src-port=7,dst-port=6000",
+    );
+    // Now they are somebody's of whom the driver knows nothing, such as the driver's of another port: profiles are the card's.
+    rig.nic.forget_recipes();
+    rig.rule(
+        2,
+        3,
+        "udp,src=10.0.0.0/24,dst=10.0.0.2,src-port=7,dst-port=7000",
+    );
+    assert_eq!(takers(&mut rig, &udp(7, 6000, 100)), [1]);
+    assert_eq!(takers(&mut rig, &udp(7, 7000, 100)), [2]);
+    assert_eq!(takers(&mut rig, &udp(7, 8000, 100)), [0]);
+    rig.end();
+}
+
+#[test]
+fn recipes_of_others_that_the_firmware_does_not_show_are_an_error() {
+    for code in E810::codes() {
+        let mut rig = Rig::new(setup(3));
+        rig.rule(0, 1, "any");
+        rig.rule(
+            1,
+            2,
+            "udp,src=10.0.0.1,dst=10.0.0.2,src-port=7,dst-port=6000",
+        );
+        rig.nic.forget_recipes();
+        rig.model.set_fault(Fault::FailCommandWith(0x0292, code));
+        let rule = "udp,src=10.0.0.0/24,dst=10.0.0.2,src-port=7,dst-port=7000";
+        let error = rig.nic.add_flow(2..=2, 3, &rule.parse().unwrap());
+        let error = error.unwrap_err().to_string();
+        // Where the firmware says that there is no such recipe, that is believed, and the model refuses what comes of it.
+        let named = error.contains("0x0292") || code == ENOENT && error.contains("0x0291");
+        assert!(named, "{code}: {error}");
+        assert_eq!(takers(&mut rig, &udp(7, 7000, 100)), [0], "as before");
+        assert_eq!(takers(&mut rig, &udp(7, 6000, 100)), [1], "as before");
+        rig.model.set_fault(Fault::None);
+        rig.rule(2, 3, rule);
+        assert_eq!(takers(&mut rig, &udp(7, 7000, 100)), [2]);
         rig.end();
     }
 }

@@ -22,6 +22,7 @@ fn fail_memory(rig: &Rig) {
     let last = rig.queues.last().unwrap();
     let _ = last.queue.counters();
     assert!(last.queue.fault().unwrap().contains("in its own memory"));
+    assert!(!last.queue.counters().exact, "nobody knows what was lost");
 }
 
 #[test]

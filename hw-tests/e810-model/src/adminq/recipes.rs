@@ -93,6 +93,17 @@ pub(super) fn set_profile(state: &mut State, command: &mut Command) -> Done {
             return refuse(Code::Invalid, format!("recipe {number} is not there"));
         }
     }
+    // What the firmware says to this nobody has written down; the switch would compare one's result with the other's rules.
+    if let Some((one, other)) = state.switch.recipes.share_a_place(recipes)
+        && state.card.strict
+    {
+        return refuse(
+            Code::Invalid,
+            format!(
+                "recipes {one} and {other} leave their results at the same place of profile {profile}"
+            ),
+        );
+    }
     state.switch.recipes.associate(profile as u8, recipes);
     Ok(())
 }

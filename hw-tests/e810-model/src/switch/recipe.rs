@@ -116,6 +116,18 @@ impl Recipes {
         self.profiles.get(&profile).copied().unwrap_or(fixed)
     }
 
+    /// Two of the recipes that would leave their results at the same place of a packet's field vector.
+    pub(crate) fn share_a_place(&self, recipes: u64) -> Option<(u16, u16)> {
+        let mut places = BTreeMap::new();
+        let asked = self.all.iter();
+        asked
+            .filter(|(number, _)| recipes >> (**number & 63) & 1 != 0)
+            .find_map(|(number, recipe)| {
+                let other = places.insert(recipe.result?, *number)?;
+                Some((other, *number))
+            })
+    }
+
     pub(crate) fn associate(&mut self, profile: u8, recipes: u64) {
         self.profiles.insert(profile, recipes);
     }
