@@ -8,7 +8,9 @@ use std::time::Duration;
 use common::wire::{send, udp};
 use common::{attach, daemon};
 use devrx_client::ClientError;
-use devrx_client::placement::{FrameEnd, FrameReceiver, PlacementError, PlacementOptions};
+use devrx_client::placement::{
+    FrameEnd, FrameReceiver, Placement, PlacementError, PlacementOptions,
+};
 
 mod common;
 
@@ -262,6 +264,37 @@ fn what_is_no_packet_of_the_stream_is_counted() {
     assert_eq!((stats.unreadable, stats.oversize, stats.placed), (2, 1, 2));
     drop(receiver);
     assert_eq!(daemon.join().expect("no panic"), (5, 5));
+}
+
+#[test]
+fn chunks_that_are_shown_to_another_attachment_stay_for_their_own() {
+    let frames: Vec<_> = (0..24).map(packet).collect();
+    // It is not waited for: the chunks of one frame do not come back.
+    let (_sending, path, _folder) = daemon(1, move |daemon| send(daemon, &frames, 48));
+    let (_client, mut own) = attach(&path);
+    let (idle, path, _folder) = daemon(1, |daemon| drop(daemon.session.recv()));
+    let (_client, mut other) = attach(&path);
+    let mut placement = Placement::new(&own, &options()).expect("sound");
+    let mut seen = 0;
+    while seen < 24 {
+        let batch = own.recv(Some(Duration::from_secs(10))).expect("no end");
+        seen += batch.len();
+        placement.place_batch(&batch, 0);
+    }
+    let mut frames: Vec<_> = std::iter::from_fn(|| placement.next_frame()).collect();
+    assert_eq!(frames.len(), 3);
+    let last = frames.pop();
+    drop(frames);
+    let error = placement.give_back(&mut other).expect_err("not its own");
+    assert!(matches!(error, ClientError::Foreign { .. }), "{error}");
+    assert_eq!(own.held(), 24);
+    // One frame is lost, one was left, and one more comes.
+    drop(last);
+    let mut back = || placement.give_back(&mut own).expect("its own");
+    assert_eq!(back() + back(), 16);
+    assert_eq!(own.held(), 8);
+    drop(other);
+    idle.join().expect("no panic");
 }
 
 #[test]

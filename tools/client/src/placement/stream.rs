@@ -175,9 +175,12 @@ impl Placement {
     /// Gives the chunks of dropped frames back to the attachment that they came from. Answers how many. To be called once a batch or so.
     ///
     /// # Errors
-    /// It is another attachment; the chunks are lost.
+    /// It is another attachment; the chunks of one frame are lost, the others are still there for the right one.
     pub fn give_back(&mut self, attachment: &mut Attachment) -> Result<usize, ClientError> {
-        self.bin.take(&mut self.dropped);
+        // What another attachment's chunk left behind comes first.
+        if self.dropped.is_empty() {
+            self.bin.take(&mut self.dropped);
+        }
         let mut count = 0;
         while let Some(mut body) = self.dropped.pop() {
             count += attachment.give_back(body.chunks.drain(..))?;
