@@ -1,16 +1,20 @@
 //! Frames over a real client and its rings: the stream's bytes, at three places of the cut between header and payload.
 
 use std::collections::BTreeMap;
-use std::sync::mpsc;
+use std::io::Write;
+use std::process::{Command, Stdio};
+use std::sync::{Arc, LazyLock, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use common::wire::{send, udp};
-use common::{attach, daemon};
-use devrx_client::ClientError;
+use common::wire::{send, send_at, udp};
+use common::{CHUNK, attach, daemon};
 use devrx_client::placement::{
-    FrameEnd, FrameReceiver, Placement, PlacementError, PlacementOptions,
+    FROM_HEADERS, FROM_REGION, Frame, FrameEnd, FrameReceiver, Piece, Placement, PlacementError,
+    PlacementOptions,
 };
+use devrx_client::proto::shm::Shm;
+use devrx_client::{Attachment, ClientError};
 
 mod common;
 
@@ -72,12 +76,134 @@ fn arrivals(count: u64, seed: u64) -> Vec<u64> {
     order
 }
 
+/// Gathers frames by their lists of copies, as a device does; some of them by the code that is for one.
+struct Gathering {
+    memory: devrx_client::Memory,
+    daemon: Arc<Shm>,
+    pieces: Vec<Piece>,
+    count: usize,
+}
+
+impl Gathering {
+    fn of(attachment: &Attachment) -> Self {
+        Self {
+            memory: attachment.memory().clone(),
+            daemon: Arc::clone(attachment.daemon_memory()),
+            pieces: Vec::new(),
+            count: 0,
+        }
+    }
+
+    fn gather(&mut self, frame: &Frame, fill: u8) -> Vec<u8> {
+        frame.pieces_into(&mut self.pieces);
+        let region = self.memory.region().expect("mapped");
+        let mut image = vec![!fill; frame.size()];
+        let mut next = 0;
+        for piece in &self.pieces {
+            assert_eq!(piece.to, next, "each byte once, in order");
+            next += u64::from(piece.length);
+            let out = &mut image[piece.to as usize..next as usize];
+            match piece.source {
+                FROM_REGION => assert!(region.copy_out(piece.from, out)),
+                FROM_HEADERS => assert!(self.daemon.copy_out(piece.from, out)),
+                _ => out.fill(fill),
+            }
+        }
+        assert_eq!(next, image.len() as u64);
+        if self.count.is_multiple_of(16) {
+            assert_eq!(self.on_device(fill, image.len()), image);
+        }
+        self.count += 1;
+        image
+    }
+
+    /// By `devrx_gather_pieces`, which a thread of the CPU runs as three groups of five.
+    fn on_device(&self, fill: u8, size: usize) -> Vec<u8> {
+        static PROGRAM: LazyLock<tempfile::TempDir> = LazyLock::new(|| {
+            let folder = tempfile::tempdir().expect("a folder");
+            let source = folder.path().join("gather.cpp");
+            std::fs::write(&source, GATHER).expect("written");
+            let include = concat!("-I", env!("CARGO_MANIFEST_DIR"), "/capi/include");
+            let output = Command::new("c++")
+                .args([
+                    "-std=c++11",
+                    "-Wall",
+                    "-Werror",
+                    "-Wno-unused-function",
+                    include,
+                ])
+                .args(["-fsanitize=address,undefined", "-fno-sanitize-recover=all"])
+                .arg(source)
+                .arg("-o")
+                .arg(folder.path().join("gather"))
+                .output()
+                .expect("a C++ compiler");
+            assert!(output.status.success(), "{output:?}");
+            folder
+        });
+        let whole = |memory: &Shm| {
+            let mut bytes = vec![0; memory.size() as usize];
+            assert!(memory.copy_out(0, &mut bytes));
+            bytes
+        };
+        let region = whole(self.memory.region().expect("mapped"));
+        let daemon = whole(&self.daemon);
+        let mut input = Vec::new();
+        let count = self.pieces.len();
+        for number in [count, region.len(), daemon.len(), size, fill.into()] {
+            input.extend((number as u64).to_ne_bytes());
+        }
+        for piece in &self.pieces {
+            input.extend(piece.from.to_ne_bytes());
+            input.extend(piece.to.to_ne_bytes());
+            input.extend(piece.length.to_ne_bytes());
+            input.extend(piece.source.to_ne_bytes());
+        }
+        input.extend(region);
+        input.extend(daemon);
+        let mut child = Command::new(PROGRAM.path().join("gather"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("it starts");
+        let mut stdin = child.stdin.take().expect("a pipe");
+        stdin.write_all(&input).expect("it reads");
+        drop(stdin);
+        let output = child.wait_with_output().expect("it ends");
+        assert!(output.status.success(), "{output:?}");
+        output.stdout
+    }
+}
+
+/// Reads counts, pieces and memories, and writes the frame.
+const GATHER: &str = r"
+#include <devrx_placement.cuh>
+#include <cstdio>
+#include <vector>
+int main()
+{
+    devrx_u64 n[5];
+    if (fread(n, 8, 5, stdin) != 5)
+        return 2;
+    std::vector<devrx_piece> pieces(n[0]);
+    std::vector<devrx_u8> region(n[1]), daemon(n[2]), out(n[3], (devrx_u8)~n[4]);
+    if (fread(pieces.data(), sizeof(devrx_piece), n[0], stdin) != n[0] || fread(region.data(), 1, n[1], stdin) != n[1] ||
+        fread(daemon.data(), 1, n[2], stdin) != n[2])
+        return 3;
+    for (devrx_u32 group = 0; group < 3; group++)
+        for (devrx_u32 lane = 0; lane < 5; lane++)
+            devrx_gather_pieces(pieces.data(), n[0], out.data(), (devrx_u8)n[4], region.data(), daemon.data(), group, 3, lane, 5);
+    return fwrite(out.data(), 1, n[3], stdout) != n[3];
+}
+";
+
 /// Receives a stream cut at byte `split` of each frame, and checks every byte of every frame.
 fn run(split: usize) {
     let order = arrivals(2_000, 0x5eed);
     let frames: Vec<_> = order.iter().map(|position| packet(*position)).collect();
     let (daemon, path, _folder) = daemon(1, move |daemon| send(daemon, &frames, split));
     let (_client, attachment) = attach(&path);
+    let mut gathering = Gathering::of(&attachment);
     let mut receiver = FrameReceiver::new(attachment, &options()).expect("sound");
     // Frames are looked at, and dropped, in another thread.
     let (sender, inbox) = mpsc::channel();
@@ -85,9 +211,11 @@ fn run(split: usize) {
         let mut image = vec![0; PLACES * BYTES];
         let mut seen = BTreeMap::new();
         for frame in inbox {
-            let frame: devrx_client::placement::Frame = frame;
+            let frame: Frame = frame;
             let missing = frame.copy_into(&mut image, 0x55).expect("readable");
             assert_eq!(missing, frame.missing());
+            assert_eq!(gathering.gather(&frame, 0x55), image);
+            assert_eq!(frame.in_place(), None, "each payload has a chunk to itself");
             for index in 0..PLACES {
                 let position = frame.number() * PLACES as u64 + index as u64;
                 let place = &image[index * BYTES..(index + 1) * BYTES];
@@ -155,6 +283,44 @@ fn data_lies_in_the_header_slot_as_well() {
 #[test]
 fn nothing_is_split() {
     run(0);
+}
+
+#[test]
+fn a_frame_that_lies_in_one_piece_is_told() {
+    // Payload as long as a chunk, from its first byte on. Chunks are taken from the last one down, and so are the packets sent.
+    let whole = |position: u64| {
+        let mut bytes = vec![0, 0, 0, 0];
+        bytes.extend((position as u16).to_le_bytes());
+        bytes.extend((0..CHUNK).map(|at| (u64::from(at) * 7 + position) as u8));
+        udp(&bytes)
+    };
+    let mut frames: Vec<_> = (0..8).rev().map(whole).collect();
+    // In the second frame two packets change places, and so do their chunks.
+    frames.extend([15, 14, 13, 11, 12, 10, 9, 8].map(whole));
+    let (daemon, path, _folder) = daemon(1, move |daemon| send_at(daemon, &frames, 48, 0));
+    let (_client, attachment) = attach(&path);
+    let mut gathering = Gathering::of(&attachment);
+    let options = PlacementOptions::new(8, CHUNK)
+        .sequence(4, 2)
+        .byte_order(devrx_client::placement::ByteOrder::Little)
+        .window(2);
+    let mut receiver = FrameReceiver::new(attachment, &options).expect("sound");
+    let mut next = || {
+        let frame = receiver.recv(Some(Duration::from_secs(10)));
+        frame.expect("no error").expect("a frame")
+    };
+    let (first, second) = (next(), next());
+    let at = u64::from(CHUNK) * 56;
+    assert_eq!(first.in_place(), Some(at));
+    let mut lies = vec![0; first.size()];
+    let region = gathering.memory.region().expect("mapped");
+    assert!(region.copy_out(at, &mut lies));
+    assert_eq!(gathering.gather(&first, 0), lies);
+    assert_eq!(second.in_place(), None);
+    drop((first, second));
+    assert!(receiver.recv(None).is_err(), "the end");
+    drop(receiver);
+    assert_eq!(daemon.join().expect("no panic"), (16, 16));
 }
 
 #[test]

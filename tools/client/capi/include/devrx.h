@@ -232,6 +232,20 @@ typedef struct devrx_frame_stats {
     uint64_t missing;       /* places without a packet in closed and missed frames */
 } devrx_frame_stats;
 
+/* One copy of those that gather a frame; devrx_gather_pieces of devrx_placement.cuh does them. */
+#ifndef DEVRX_PIECE
+#define DEVRX_PIECE
+#define DEVRX_FROM_REGION 0u  /* devrx_piece.source: the region */
+#define DEVRX_FROM_HEADERS 1u /* the daemon-written memory, where header slots are */
+#define DEVRX_FILL 2u         /* nothing: the frame is filled there */
+typedef struct devrx_piece {
+    uint64_t from;   /* offset of its first byte in its source */
+    uint64_t to;     /* its place in the frame in one piece */
+    uint32_t length; /* how many bytes */
+    uint32_t source; /* DEVRX_FROM_REGION, ... */
+} devrx_piece;
+#endif
+
 typedef struct devrx_frames devrx_frames;
 typedef struct devrx_frame devrx_frame;
 
@@ -265,6 +279,15 @@ int devrx_frame_segment(const devrx_frame *frame, size_t index, size_t segment, 
 
 /* Gathers a frame in `out`, `fill` where packets are missing or shorter than their place. Answers how many are missing. */
 int64_t devrx_frame_copy(const devrx_frame *frame, uint8_t *out, size_t size, uint8_t fill, devrx_error *error);
+
+/*
+ * What a device has to copy to gather a frame in one launch: pieces that cover each of its bytes once, in order. Writes the first `room` of them, and answers how
+ * many there are: at most two a place, and one more for each chunk beyond its packet's first.
+ */
+int64_t devrx_frame_pieces(const devrx_frame *frame, devrx_piece *pieces, size_t room, devrx_error *error);
+
+/* Whether the frame lies in the region in one piece already, so that nothing has to be copied: 1, and *offset is where; or 0. */
+int devrx_frame_in_place(const devrx_frame *frame, uint64_t *offset, devrx_error *error);
 
 /* Ends a frame: its chunks go back. Until then no packet can be received into them. */
 void devrx_frame_drop(devrx_frame *frame);

@@ -605,6 +605,42 @@ DEVRX_FN void devrx_gather(const devrx_window *w, devrx_u32 body, devrx_u8 *out,
         devrx_gather_place(devrx_place_at(w, body, index), out + index * place_bytes, place_bytes, fill, q, lane, lanes);
 }
 
+/* --- gathering what the CPU has placed ---------------------------------------------------------------------------------------------------------- */
+
+/* One copy of those that gather a frame: devrx_client::placement::Piece, and devrx_frame_pieces of devrx.h. */
+#ifndef DEVRX_PIECE
+#define DEVRX_PIECE
+#define DEVRX_FROM_REGION 0u  /* devrx_piece.source: the region */
+#define DEVRX_FROM_HEADERS 1u /* the daemon-written memory, where header slots are */
+#define DEVRX_FILL 2u         /* nothing: the frame is filled there */
+typedef struct devrx_piece {
+    devrx_u64 from;   /* offset of its first byte in its source */
+    devrx_u64 to;     /* its place in the frame in one piece */
+    devrx_u32 length; /* how many bytes */
+    devrx_u32 source; /* DEVRX_FROM_REGION, ... */
+} devrx_piece;
+#endif
+
+/*
+ * Gathers a frame in `out` by its pieces: `groups` groups of `lanes` threads do it together, this thread is `lane` of `group`. `region` and `daemon` are what this device has the region and
+ * the daemon-written memory at; the latter may be NULL where no piece is from there.
+ */
+DEVRX_FN void devrx_gather_pieces(const devrx_piece *pieces, devrx_u64 count, devrx_u8 *out, devrx_u8 fill, const void *region, const void *daemon, devrx_u32 group,
+                                  devrx_u32 groups, devrx_u32 lane, devrx_u32 lanes)
+{
+    for (devrx_u64 at = group; at < count; at += groups) {
+        const devrx_piece piece = pieces[at];
+        devrx_u8 *to = out + piece.to;
+        if (piece.source == DEVRX_FILL) {
+            for (devrx_u32 byte = lane; byte < piece.length; byte += lanes)
+                to[byte] = fill;
+        } else {
+            const void *from = piece.source == DEVRX_FROM_HEADERS ? daemon : region;
+            devrx_copy(to, (const devrx_u8 *)from + piece.from, piece.length, lane, lanes);
+        }
+    }
+}
+
 /* --- a loop ---------------------------------------------------------------------------------------------------------------------------------- */
 
 /* How many bits are set. */

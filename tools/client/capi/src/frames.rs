@@ -13,6 +13,7 @@ use crate::attachment::attach;
 use crate::batch::buffer;
 use crate::error::{Error, Failure, guard};
 use crate::{FrameInfo, FrameStats, Placement, Segment};
+pub use devrx_client::placement::Piece;
 
 /// What `devrx_frames` is.
 pub struct FramesHandle(FrameReceiver);
@@ -341,6 +342,60 @@ pub unsafe extern "C" fn devrx_frame_copy(
     };
     // SAFETY: by the contract.
     unsafe { guard(error, body) }
+}
+
+/// What a device has to copy to gather a frame. Writes the first `room` pieces, and answers how many there are.
+///
+/// # Safety
+/// `frame` is NULL or a frame; `pieces` is valid for writes of `room` pieces, or `room` is 0; `error` is NULL or valid for writes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn devrx_frame_pieces(
+    frame: *const FrameHandle,
+    pieces: *mut Piece,
+    room: usize,
+    error: *mut Error,
+) -> i64 {
+    let body = || {
+        let mut all = Vec::new();
+        // SAFETY: by the contract.
+        unsafe { frame_of(frame)? }.pieces_into(&mut all);
+        if pieces.is_null() && room > 0 {
+            return Err(Failure::null("pieces"));
+        }
+        for (at, piece) in all.iter().take(room).enumerate() {
+            // SAFETY: within `room`, by the contract.
+            unsafe { pieces.add(at).write(*piece) };
+        }
+        Ok(all.len() as i64)
+    };
+    // SAFETY: by the contract.
+    unsafe { guard(error, body) }
+}
+
+/// Whether the frame lies in the region in one piece already.
+///
+/// # Safety
+/// `frame` is NULL or a frame, `offset` and `error` NULL or valid for writes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn devrx_frame_in_place(
+    frame: *const FrameHandle,
+    offset: *mut u64,
+    error: *mut Error,
+) -> c_int {
+    let body = || {
+        // SAFETY: by the contract.
+        let found = unsafe { frame_of(frame)? }.in_place();
+        if offset.is_null() {
+            return Err(Failure::null("offset"));
+        }
+        if let Some(found) = found {
+            // SAFETY: by the contract.
+            unsafe { offset.write(found) };
+        }
+        Ok(found.is_some().into())
+    };
+    // SAFETY: by the contract.
+    unsafe { guard(error, body) as c_int }
 }
 
 /// Ends a frame: its chunks go back. In any thread.

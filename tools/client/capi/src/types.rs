@@ -98,6 +98,12 @@ pub const DEVRX_FRAME_PUSHED: u32 = 2;
 pub const DEVRX_FRAME_RESTARTED: u32 = 3;
 /// `devrx_frames_flush`, or the attachment's end.
 pub const DEVRX_FRAME_FLUSHED: u32 = 4;
+/// The constant of the same name in `devrx.h`.
+pub const DEVRX_FROM_REGION: u32 = devrx_client::placement::FROM_REGION;
+/// The constant of the same name in `devrx.h`.
+pub const DEVRX_FROM_HEADERS: u32 = devrx_client::placement::FROM_HEADERS;
+/// The constant of the same name in `devrx.h`.
+pub const DEVRX_FILL: u32 = devrx_client::placement::FILL;
 
 /// How a numbered stream is cut into frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -276,6 +276,28 @@ fn a_numbered_stream_comes_as_frames() {
                 assert_eq!(segment.length, if has { 10 } else { 0 });
             }
             assert_eq!(image[48..], [1; 2]);
+            let none = Piece {
+                from: 9,
+                to: 9,
+                length: 9,
+                source: 9,
+            };
+            // Data and a filled end a place, or a filled place.
+            let mut pieces = [none; 9];
+            let count = devrx_frame_pieces(frame, pieces.as_mut_ptr(), 8, &mut said);
+            assert_eq!(count, if number == 0 { 8 } else { 7 });
+            assert_eq!(pieces[count as usize..], vec![none; 9 - count as usize]);
+            let lengths: u32 = pieces[..count as usize].iter().map(|one| one.length).sum();
+            assert_eq!(lengths, 48);
+            assert_eq!(
+                devrx_frame_pieces(frame, std::ptr::null_mut(), 0, &mut said),
+                count
+            );
+            let refused = devrx_frame_pieces(frame, std::ptr::null_mut(), 1, &mut said);
+            assert_eq!(refused, -i64::from(libc::EINVAL));
+            let mut at = 9;
+            assert_eq!(devrx_frame_in_place(frame, &mut at, &mut said), 0);
+            assert_eq!(at, 9, "nothing is written where there is nothing to say");
             let short = devrx_frame_copy(frame, image.as_mut_ptr(), 47, 0, &mut said);
             assert_eq!(short, -i64::from(libc::EINVAL));
             devrx_frame_drop(frame);

@@ -9,7 +9,7 @@ use std::process::Command;
 
 use devrx::{
     AttachmentHandle, BatchHandle, Error, FrameHandle, FrameInfo, FrameStats, FramesHandle, Packet,
-    Placement, Segment, SharedMemory, Stats,
+    Piece, Placement, Segment, SharedMemory, Stats,
 };
 
 mod support;
@@ -34,7 +34,7 @@ c_types! {
     c_char => "char", c_void => "void", AttachmentHandle => "devrx_attachment", BatchHandle => "devrx_batch",
     Error => "devrx_error", Packet => "devrx_packet", Segment => "devrx_segment", Stats => "devrx_stats", SharedMemory => "devrx_shared",
     FramesHandle => "devrx_frames", FrameHandle => "devrx_frame", Placement => "devrx_placement",
-    FrameInfo => "devrx_frame_info", FrameStats => "devrx_frame_stats",
+    FrameInfo => "devrx_frame_info", FrameStats => "devrx_frame_stats", Piece => "devrx_piece",
 }
 
 impl<T: C> C for *mut T {
@@ -122,6 +122,8 @@ fn declarations() -> (String, BTreeSet<String>) {
         fn devrx_frame_has(*const FrameHandle, usize) -> c_int;
         fn devrx_frame_segment(*const FrameHandle, usize, usize, *mut Segment, *mut Error) -> c_int;
         fn devrx_frame_copy(*const FrameHandle, *mut u8, usize, u8, *mut Error) -> i64;
+        fn devrx_frame_pieces(*const FrameHandle, *mut Piece, usize, *mut Error) -> i64;
+        fn devrx_frame_in_place(*const FrameHandle, *mut u64, *mut Error) -> c_int;
         fn devrx_frame_drop(*mut FrameHandle) -> ();
     }
     layouts! { text;
@@ -138,6 +140,7 @@ fn declarations() -> (String, BTreeSet<String>) {
             packets, placed, late, duplicate, out_of_range, oversize, unreadable, restarts, frames_complete, frames_incomplete,
             frames_missed, missing
         }
+        Piece "devrx_piece" { from, to, length, source }
         SharedMemory "devrx_shared" {
             daemon_memory, daemon_size, client_memory, client_size, queues, chunk_size, chunks, reserved
         }
@@ -148,7 +151,7 @@ fn declarations() -> (String, BTreeSet<String>) {
     constants! { text;
         DEVRX_ABI_VERSION DEVRX_MESSAGE_SIZE DEVRX_SPLIT DEVRX_CSUM_GOOD DEVRX_CSUM_BAD DEVRX_ERROR DEVRX_VLAN DEVRX_HASH
         DEVRX_TIMESTAMP_SW DEVRX_TIMESTAMP_HW DEVRX_FRAME_COMPLETE DEVRX_FRAME_EXPIRED DEVRX_FRAME_PUSHED DEVRX_FRAME_RESTARTED
-        DEVRX_FRAME_FLUSHED
+        DEVRX_FRAME_FLUSHED DEVRX_FROM_REGION DEVRX_FROM_HEADERS DEVRX_FILL
     }
     (text, names)
 }

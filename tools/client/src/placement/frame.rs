@@ -16,8 +16,8 @@ pub struct Frame {
     number: u64,
     restarts: u64,
     end: FrameEnd,
-    place_bytes: usize,
-    memory: Memory,
+    pub(super) place_bytes: usize,
+    pub(super) memory: Memory,
     bin: Arc<Bin>,
 }
 
@@ -34,7 +34,7 @@ impl Frame {
         }
     }
 
-    fn body(&self) -> &Body<Held> {
+    pub(super) fn body(&self) -> &Body<Held> {
         self.body.as_ref().expect("it is taken by drop alone")
     }
 
@@ -169,7 +169,7 @@ const EMPTY: Place = Place {
 };
 
 /// The pieces of a packet's data that lie in the region.
-struct Pieces<'a> {
+pub(super) struct Pieces<'a> {
     chunks: std::slice::Iter<'a, Held>,
     /// Bytes of payload before the data.
     skip: usize,
@@ -178,7 +178,7 @@ struct Pieces<'a> {
 }
 
 impl<'a> Pieces<'a> {
-    fn new(place: &Place, chunks: &'a [Held]) -> Self {
+    pub(super) fn new(place: &Place, chunks: &'a [Held]) -> Self {
         let header = chunks.first().map_or(0, Held::header_len);
         let start = place.span.start as usize;
         Self {

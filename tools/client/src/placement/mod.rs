@@ -3,7 +3,8 @@
 //! A sender numbers its packets, and so many of them make a frame. Packets are lost, overtake each other, and come twice. The placement puts
 //! each to its place, `(frame, index) -> chunks`, and hands frames out in order: when all packets are there, when the time is over, or
 //! when a later frame needs the place. Nothing is copied for it: the payload stays in its chunks, and the frame holds them until it is dropped.
-//! [`Frame::copy_into`] gathers a frame where it is wanted in one piece.
+//! [`Frame::copy_into`] gathers a frame where it is wanted in one piece; [`Frame::pieces_into`] says what a device has to copy for that, and
+//! [`Frame::in_place`] when nothing.
 //!
 //! ```no_run
 //! use devrx_client::Client;
@@ -38,6 +39,7 @@ mod device_tests;
 mod edge_tests;
 mod frame;
 mod options;
+mod pieces;
 mod receiver;
 pub mod rule;
 mod stats;
@@ -49,6 +51,7 @@ mod window;
 
 pub use frame::Frame;
 pub use options::{ByteOrder, PlacementError, PlacementOptions};
+pub use pieces::{FILL, FROM_HEADERS, FROM_REGION, Piece};
 pub use receiver::FrameReceiver;
 pub use stats::{PlacementStats, Verdict};
 pub use stream::Placement;

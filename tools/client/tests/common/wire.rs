@@ -24,7 +24,12 @@ pub fn udp(data: &[u8]) -> Vec<u8> {
 
 /// Sends `frames` on the first queue, each split at its byte `split` (0: not split), as chunks come back; then waits until all are back, and
 /// ends the attachment. Answers (chunks delivered, chunks returned).
-pub fn send(mut daemon: Daemon, frames: &[Vec<u8>], split: usize) -> (u64, u64) {
+pub fn send(daemon: Daemon, frames: &[Vec<u8>], split: usize) -> (u64, u64) {
+    send_at(daemon, frames, split, 10)
+}
+
+/// As [`send`], with payload from byte `offset` of a chunk on. The region's last chunk is taken first.
+pub fn send_at(mut daemon: Daemon, frames: &[Vec<u8>], split: usize, offset: u16) -> (u64, u64) {
     let mut free: Vec<u32> = (0..CHUNKS).collect();
     let mut generation = vec![0_u16; CHUNKS as usize];
     let (mut delivered, mut returned, mut idle) = (0, 0, 0);
@@ -46,13 +51,13 @@ pub fn send(mut daemon: Daemon, frames: &[Vec<u8>], split: usize) -> (u64, u64) 
             let (header, payload) = frame.split_at(cut);
             let slot = daemon.layout.header_slot(chunk).expect("exists");
             assert!(daemon.memory.copy_in(slot, header));
-            let place = u64::from(chunk * CHUNK) + 10;
+            let place = u64::from(chunk * CHUNK) + u64::from(offset);
             assert!(daemon.region.copy_in(place, payload));
             let entry = Completion {
                 chunk,
                 generation: generation[chunk as usize],
                 flow: 7,
-                offset: 10,
+                offset,
                 length: payload.len() as u16,
                 header_length: cut as u16,
                 flags: (CompletionFlags::SPLIT | CompletionFlags::TIMESTAMP_SW).bits(),
