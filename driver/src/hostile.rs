@@ -1,5 +1,5 @@
 //! What a hostile device of any kind may do, and what must hold all the same: the parts of the bodies that property tests and the fuzz targets in `driver/fuzz`
-//! have in common. A NIC's model brings the rest ([`igb`](crate::igb::model::hostile), [`ice`](crate::ice::model::hostile)).
+//! have in common. A NIC's model brings the rest (`igb::model::hostile`, `ice::model::hostile`).
 //!
 //! Whatever the device answers, the driver must not panic, must hand out a chunk to one holder at a time, must report lengths within the buffers, must post only
 //! addresses of its own, must come to an end, and give back every chunk.

@@ -1,6 +1,6 @@
 //! A NIC that answers with whatever it likes: registers and descriptors from arbitrary bytes, and the driver driven by the same bytes.
 //!
-//! [`exercise`] is the body of a property test and of the fuzz target in `driver/fuzz`; [`hostile`](crate::hostile) says what must hold.
+//! [`exercise`] is the body of a property test and of the fuzz target in `driver/fuzz`; `driver/src/hostile.rs` says what must hold.
 
 use std::sync::Arc;
 
