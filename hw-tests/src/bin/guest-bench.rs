@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use devrx_hw_tests::bench::table::Measured;
 use devrx_hw_tests::bench::{marks, peer};
@@ -214,12 +214,23 @@ fn rates_apart(folder: &Path) -> Result<(bool, Vec<serde_json::Value>)> {
     let mut found = Vec::new();
     for line in BufReader::new(child.stdout.take().context("no pipe")?).lines() {
         let line = line?;
-        match line.trim_start().strip_prefix(FOUND) {
+        match found_in(&line) {
             Some(json) => found.push(serde_json::from_str(json)?),
             None => println!("{line}"),
         }
     }
-    Ok((child.wait()?.success(), found))
+    let ok = child.wait()?.success();
+    ensure!(
+        !ok || !found.is_empty(),
+        "no rate is among what was printed"
+    );
+    Ok((ok, found))
+}
+
+/// What was found, in a line that a guest prints: indented, behind its kernel's name.
+fn found_in(line: &str) -> Option<&str> {
+    let (_, said) = line.strip_prefix("    ")?.split_once(": ")?;
+    said.strip_prefix(FOUND)
 }
 
 type Prepared = (kernel::Kernel, peer::Peer);
@@ -275,4 +286,19 @@ fn qemu() -> Result<String> {
     let said = run_ok(ask.arg("--version"), Duration::from_secs(20))?.stdout;
     let version = said.split_whitespace().nth(3).unwrap_or("unknown");
     Ok(version.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_found_is_told_from_what_is_printed() {
+        let line = r#"    6.12: found {"lossless":400000,"who":"dpdk"}"#;
+        let json = found_in(line).unwrap_or_default();
+        assert_eq!(json, r#"{"lossless":400000,"who":"dpdk"}"#);
+        for line in ["ok 6.12: found 1.0 s", "    6.12: dpdk: found none", ""] {
+            assert_eq!(found_in(line), None);
+        }
+    }
 }
