@@ -281,3 +281,42 @@ fn a_kernel_on_a_gpu_takes_every_packet_and_every_chunk_comes_back() {
 fn batches_go_back_when_a_stream_of_a_gpu_has_passed_them() {
     on_a_gpu("stream", stream_said);
 }
+
+/// What is measured is read whole, without a GPU as well.
+#[test]
+fn the_bandwidth_program_reads_every_byte() {
+    lane::test(|| {
+        let sdk = Sdk::install()?;
+        let program = build(&sdk, "bandwidth", &[])?;
+        let output = run_ok(
+            Command::new(&program).args(["4", "1"]),
+            Duration::from_secs(20),
+        )?;
+        let rows = output
+            .stdout
+            .lines()
+            .filter(|row| row.contains("every byte was read"));
+        ensure!(rows.count() == 4, "{output:?}");
+        Ok(())
+    });
+}
+
+/// Reading registered host memory in place, beside cudaMemcpy of as much, as ratios measured in turns.
+#[test]
+#[ignore = "needs an NVIDIA GPU: cargo xtask test gpu"]
+fn reading_in_place_beside_copying() {
+    lane::test(|| {
+        let sdk = Sdk::install()?;
+        let program = build(&sdk, "bandwidth", &["-DDEVRX_DRIVER_API"])?;
+        let ptx = ptx(&sdk, "bandwidth")?;
+        let mut command = Command::new(&program);
+        let output = run_ok(command.env("DEVRX_PTX", &ptx), Duration::from_secs(50))?;
+        print!("{}", output.stdout);
+        let rows = output
+            .stdout
+            .lines()
+            .filter(|row| row.contains("in place by copied"));
+        ensure!(rows.count() == 4, "{output:?}");
+        Ok(())
+    });
+}

@@ -69,6 +69,11 @@ static inline void device_read(void *to, const void *there, unsigned long long s
     DEVICE_CHECK(cudaMemcpy(to, there, size, cudaMemcpyDeviceToHost));
 }
 
+static inline void device_write(void *there, const void *from, unsigned long long size)
+{
+    DEVICE_CHECK(cudaMemcpy(there, from, size, cudaMemcpyHostToDevice));
+}
+
 /* Runs a kernel to its end, in one block. */
 template <class... P> void device_run(const char *, void (*kernel)(P...), typename device_as<P>::type... arguments)
 {
@@ -95,6 +100,7 @@ struct device_driver {
     int (*allocate)(unsigned long long *, size_t);
     int (*fill)(unsigned long long, unsigned char, size_t);
     int (*read)(void *, unsigned long long, size_t);
+    int (*write)(unsigned long long, const void *, size_t);
     int (*host_allocate)(void **, size_t);
     int (*stream_create)(void **, unsigned);
     int (*event_create)(void **, unsigned);
@@ -145,6 +151,7 @@ static inline device_driver &device_loaded()
     device_find(library, driver.allocate, "cuMemAlloc_v2");
     device_find(library, driver.fill, "cuMemsetD8_v2");
     device_find(library, driver.read, "cuMemcpyDtoH_v2");
+    device_find(library, driver.write, "cuMemcpyHtoD_v2");
     device_find(library, driver.host_allocate, "cuMemAllocHost_v2");
     device_find(library, driver.stream_create, "cuStreamCreate");
     device_find(library, driver.event_create, "cuEventCreate");
@@ -193,6 +200,12 @@ static inline void device_read(void *to, const void *there, unsigned long long s
     DEVICE_CHECK(read, to, (unsigned long long)there, size);
 }
 
+static inline void device_write(void *there, const void *from, unsigned long long size)
+{
+    device_driver &driver = device_loaded();
+    DEVICE_CHECK(write, (unsigned long long)there, from, size);
+}
+
 template <class... P> void device_run(const char *name, void (*)(P...), typename device_as<P>::type... arguments)
 {
     device_driver &driver = device_loaded();
@@ -218,6 +231,11 @@ static inline void *device_zeroed(unsigned long long size)
 static inline void device_read(void *to, const void *there, unsigned long long size)
 {
     std::memcpy(to, there, size);
+}
+
+static inline void device_write(void *there, const void *from, unsigned long long size)
+{
+    std::memcpy(there, from, size);
 }
 
 template <class... P> void device_run(const char *, void (*kernel)(P...), typename device_as<P>::type... arguments)
