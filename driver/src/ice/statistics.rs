@@ -75,10 +75,15 @@ pub(super) struct Discards {
     seen: Mutex<Seen>,
 }
 
+/// From which count on [`reg::GLV_REPC`] is cleared: it stops at its end, 2^16 - 1.
+const CLEARED_FROM: u16 = 1 << 14;
+
 #[derive(Debug, Default)]
 struct Seen {
     all: Counter,
     errors: u64,
+    /// What [`reg::GLV_REPC`] said of errors at the last look.
+    errors_last: u16,
     /// The VSI is gone: its number may be another's.
     ended: bool,
 }
@@ -91,6 +96,7 @@ impl Discards {
             alone,
             seen: Mutex::default(),
         };
+        // What was before is not counted.
         new.count(registers);
         new.seen().errors = 0;
         new
@@ -112,9 +118,15 @@ impl Discards {
             // All ones: the device is gone.
             if all != u32::MAX && why != u32::MAX {
                 seen.all.see(u64::from(all), 32);
-                seen.errors += u64::from(why >> 16);
-                if why != 0 {
+                let now = (why >> 16) as u16;
+                // Less than the last time: a reset has cleared it.
+                let new = now.checked_sub(seen.errors_last).unwrap_or(now);
+                seen.errors += u64::from(new);
+                seen.errors_last = now;
+                // What comes between the look and the clearing loses its reason, so that is done seldom.
+                if now >= CLEARED_FROM {
                     registers.write32(reasons, 0);
+                    seen.errors_last = 0;
                 }
             }
         }
@@ -232,7 +244,49 @@ impl<D: Device> Shared<D> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicU32;
+
     use super::*;
+
+    /// A VSI that discards a packet in error right after each look at the reasons.
+    #[derive(Default)]
+    struct Busy {
+        all: AtomicU32,
+        errors: AtomicU32,
+        cleared: AtomicU32,
+    }
+
+    impl Registers for Busy {
+        fn read32(&self, offset: u32) -> u32 {
+            if offset == reg::GLV_RDPC.at(3) {
+                return self.all.load(Ordering::Relaxed);
+            }
+            assert_eq!(offset, reg::GLV_REPC.at(3));
+            self.all.fetch_add(1, Ordering::Relaxed);
+            self.errors.fetch_add(1, Ordering::Relaxed) << 16
+        }
+
+        fn write32(&self, offset: u32, value: u32) {
+            assert_eq!((offset, value), (reg::GLV_REPC.at(3), 0));
+            self.errors.store(0, Ordering::Relaxed);
+            self.cleared.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn packets_that_are_discarded_during_a_look_keep_their_reason() {
+        let busy = Busy::default();
+        let discards = Discards::begin(&busy, 3, true);
+        let looks = 40_000;
+        let mut found = Discarded::default();
+        for _ in 0..looks {
+            found = discards.count(&busy);
+        }
+        assert_eq!(found.total, looks);
+        let cleared = u64::from(busy.cleared.load(Ordering::Relaxed));
+        assert_eq!(cleared, 2, "its end is never reached");
+        assert_eq!(found.errors, looks - cleared);
+    }
 
     #[test]
     fn counters_go_around_and_begin_anew() {
