@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::bin::Bin;
 use super::options::PlacementError;
 use super::window::{Body, Done, FrameEnd, Place};
-use crate::{ClientError, Held, Memory, Segment};
+use crate::{Held, Memory, Segment};
 
 /// A frame of a stream: packets by their places, and the chunks they lie in. Dropping it sends the chunks home: the placement gives
 /// them back when it is called the next time, or wakes up for it. A frame may move to another thread and be dropped there.
@@ -124,49 +124,32 @@ impl Frame {
         let Some(out) = out.get_mut(..need) else {
             return Err(PlacementError::Buffer { need, have });
         };
-        let body = self.body();
         for (index, place) in out.chunks_exact_mut(self.place_bytes).enumerate() {
-            let done = match body.get(index) {
-                Some((packet, chunks)) => self.copy_packet(packet, chunks, place)?,
-                None => 0,
-            };
+            let mut done = 0;
+            for piece in self.data(index) {
+                let (part, end) = (done, done + piece.length as usize);
+                self.memory.copy_piece(&piece, &mut place[part..end])?;
+                done = end;
+            }
             place[done..].fill(fill);
         }
         Ok(self.missing())
     }
-
-    /// Copies a packet's data; answers how many bytes.
-    fn copy_packet(
-        &self,
-        place: &Place,
-        chunks: &[Held],
-        out: &mut [u8],
-    ) -> Result<usize, ClientError> {
-        let Some(first) = chunks.first() else {
-            return Ok(0);
-        };
-        let start = place.span.start as usize;
-        let mut done = first
-            .header_len()
-            .saturating_sub(start)
-            .min(place.span.len as usize);
-        if done > 0 && !self.memory.header_at(first.chunk, start, &mut out[..done]) {
-            return Err(ClientError::broken("a header lies outside of its slot"));
-        }
-        for piece in Pieces::new(place, chunks) {
-            self.memory
-                .copy_region(piece.offset, &mut out[done..done + piece.len])?;
-            done += piece.len;
-        }
-        Ok(done)
-    }
 }
 
-const EMPTY: Place = Place {
+pub(super) const EMPTY: Place = Place {
     span: super::window::Span { start: 0, len: 0 },
     first: 0,
     count: 0,
 };
+
+/// How many bytes of a packet's data a split behind the UDP header took into the header slot.
+pub(super) fn in_slot(place: &Place, chunks: &[Held]) -> usize {
+    let header = chunks.first().map_or(0, Held::header_len);
+    header
+        .saturating_sub(place.span.start as usize)
+        .min(place.span.len as usize)
+}
 
 /// The pieces of a packet's data that lie in the region.
 pub(super) struct Pieces<'a> {
@@ -180,11 +163,10 @@ pub(super) struct Pieces<'a> {
 impl<'a> Pieces<'a> {
     pub(super) fn new(place: &Place, chunks: &'a [Held]) -> Self {
         let header = chunks.first().map_or(0, Held::header_len);
-        let start = place.span.start as usize;
         Self {
             chunks: chunks.iter(),
-            skip: start.saturating_sub(header),
-            left: (place.span.len as usize).saturating_sub(header.saturating_sub(start)),
+            skip: (place.span.start as usize).saturating_sub(header),
+            left: place.span.len as usize - in_slot(place, chunks),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! A frame as a list of copies, for a device that gathers it in one launch.
 
-use super::frame::{Frame, Pieces};
+use super::frame::{EMPTY, Frame, Pieces, in_slot};
+use crate::{ClientError, Memory};
 
 /// [`Piece::source`]: bytes of the region.
 pub const FROM_REGION: u32 = 0;
@@ -23,43 +24,74 @@ pub struct Piece {
     pub source: u32,
 }
 
+impl Piece {
+    /// The first byte of the frame behind it.
+    fn end(&self) -> u64 {
+        self.to + u64::from(self.length)
+    }
+}
+
+impl Memory {
+    /// Does one copy of a packet's data, on the CPU.
+    pub(super) fn copy_piece(&self, piece: &Piece, out: &mut [u8]) -> Result<(), ClientError> {
+        match piece.source {
+            FROM_HEADERS if self.daemon.copy_out(piece.from, out) => Ok(()),
+            FROM_HEADERS => Err(ClientError::broken("a header lies outside of its slot")),
+            _ => self.copy_region(piece.from, out),
+        }
+    }
+}
+
 impl Frame {
+    /// The copies that gather the data of the packet at place `index`, in order: what lies in the header slot, then what lies in the region. None
+    /// where it is missing.
+    pub(super) fn data(&self, index: usize) -> impl Iterator<Item = Piece> {
+        let (place, chunks) = self.body().get(index).unwrap_or((&EMPTY, &[]));
+        let header = chunks.first().and_then(|first| {
+            // Chunks were checked when they were received: there is a slot.
+            let slot = self.memory.layout.header_slot(first.chunk())?;
+            Some((
+                FROM_HEADERS,
+                slot + u64::from(place.span.start),
+                in_slot(place, chunks),
+            ))
+        });
+        let region = Pieces::new(place, chunks).map(|piece| (FROM_REGION, piece.offset, piece.len));
+        let mut to = index as u64 * self.place_bytes as u64;
+        let pieces = header
+            .filter(|(.., len)| *len > 0)
+            .into_iter()
+            .chain(region);
+        pieces.map(move |(source, from, len)| {
+            let piece = Piece {
+                from,
+                to,
+                // A place has at most 2^32 bytes.
+                length: len as u32,
+                source,
+            };
+            to += len as u64;
+            piece
+        })
+    }
+
     /// Writes the list of copies that gather the frame to `out`, whose memory is used again. Offsets hold for every mapping, a GPU's included. The
     /// pieces cover each of the frame's [`size`](Self::size) bytes once, in order.
     pub fn pieces_into(&self, out: &mut Vec<Piece>) {
         out.clear();
         for index in 0..self.places() {
             let begin = index as u64 * self.place_bytes as u64;
-            let mut done = 0;
-            let mut push = |from, length: usize, source| {
-                if length > 0 {
-                    out.push(Piece {
-                        from,
-                        to: begin + done as u64,
-                        // A place has at most 2^32 bytes.
-                        length: length as u32,
-                        source,
-                    });
-                    done += length;
-                }
-                done
-            };
-            if let Some((place, chunks)) = self.body().get(index)
-                && let Some(first) = chunks.first()
-            {
-                let start = place.span.start as usize;
-                let in_slot = first.header_len().saturating_sub(start);
-                // Chunks were checked when they were received.
-                if let Some(slot) = self.memory.layout.header_slot(first.chunk()) {
-                    let in_slot = in_slot.min(place.span.len as usize);
-                    push(slot + start as u64, in_slot, FROM_HEADERS);
-                }
-                for piece in Pieces::new(place, chunks) {
-                    push(piece.offset, piece.len, FROM_REGION);
-                }
+            let end = begin + self.place_bytes as u64;
+            let mut to = begin;
+            out.extend(self.data(index).inspect(|piece| to = piece.end()));
+            if to < end {
+                out.push(Piece {
+                    from: 0,
+                    to,
+                    length: (end - to) as u32,
+                    source: FILL,
+                });
             }
-            let done = push(0, 0, FILL);
-            push(0, self.place_bytes - done, FILL);
         }
     }
 
