@@ -295,6 +295,14 @@ impl Attachment {
         self.queues.iter().map(|queue| queue.chunks).sum()
     }
 
+    /// How many chunks with packets lie in the rings.
+    pub(crate) fn pending(&mut self) -> usize {
+        self.queues
+            .iter_mut()
+            .map(|queue| queue.rings.completions.available() as usize)
+            .sum()
+    }
+
     /// Takes completions of whole packets into the scratch space: from the first queue that has some, in turn.
     fn fill(&mut self) -> Result<Option<(usize, usize)>, ClientError> {
         let count = self.queues.len();

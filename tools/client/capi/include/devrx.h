@@ -259,7 +259,8 @@ int devrx_frames_open(uint32_t abi_version, const char *socket, const char *name
 /* Ends the consumption. Frames that are left can be read, and are dropped with devrx_frame_drop. */
 void devrx_frames_close(devrx_frames *frames);
 
-/* Receives the next frame: 1, and *out is the frame. 0: none within `timeout_us` microseconds (negative: as long as it takes). */
+/* Receives the next frame: 1, and *out is the frame. 0: none within `timeout_us` microseconds (negative: as long as it takes), also while packets that
+ * complete no frame keep coming. */
 int devrx_frames_recv(devrx_frames *frames, int64_t timeout_us, devrx_frame **out, devrx_error *error);
 
 /* Closes all open frames; they are received next. */

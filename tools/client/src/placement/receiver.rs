@@ -34,7 +34,9 @@ impl FrameReceiver {
         })
     }
 
-    /// The next frame. Waits for one, at most for `timeout` (None: as long as it takes); then it is None.
+    /// The next frame. Waits for one, at most for `timeout` (None: as long as it takes); then it is None. The packets that lie in the rings
+    /// when the time is over are placed still; those that come after that are not, so that a flood of packets that complete no frame does not
+    /// keep the caller.
     ///
     /// # Errors
     /// The attachment has ended, and all frames were received, the open ones too; or the daemon broke the protocol; or waiting failed.
@@ -42,6 +44,8 @@ impl FrameReceiver {
         let end = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         // The first look does not ask after the daemon, which takes a system call; one after a sleep does.
         let mut slept = false;
+        // Once the time is over: how many chunks with packets are looked at still.
+        let mut rest: Option<usize> = None;
         loop {
             if let Some(frame) = self.placement.next_frame() {
                 return Ok(Some(frame));
@@ -57,29 +61,35 @@ impl FrameReceiver {
             };
             self.placement.expire(now);
             slept = false;
-            if found {
-                continue;
-            }
             if let Some(frame) = self.placement.next_frame() {
                 return Ok(Some(frame));
             }
             let left = end.map(|end| end.saturating_duration_since(Instant::now()));
             if left.is_some_and(|left| left.is_zero()) {
-                return Ok(None);
+                let still = match rest {
+                    _ if found == 0 => 0,
+                    None => self.attachment.pending(),
+                    Some(still) => still.saturating_sub(found),
+                };
+                if still == 0 {
+                    return Ok(None);
+                }
+                rest = Some(still);
+            } else if found == 0 {
+                slept = self.sleep(left)?;
             }
-            slept = self.sleep(left)?;
         }
     }
 
-    /// Places the next packets. Answers whether there were any.
-    fn look(&mut self, ask: bool, now: u64) -> Result<bool, ClientError> {
+    /// Places the next packets. Answers how many chunks they took.
+    fn look(&mut self, ask: bool, now: u64) -> Result<usize, ClientError> {
         let batch = if ask {
             self.attachment.recv(Some(Duration::ZERO))?
         } else {
             self.attachment.poll()?
         };
         self.placement.place_batch(&batch, now);
-        Ok(!batch.is_empty())
+        Ok(batch.entries().len())
     }
 
     /// Waits for packets, the next deadline, or a dropped frame. `false`: there was something already.
