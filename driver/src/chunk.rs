@@ -26,9 +26,9 @@ bitflags::bitflags! {
         const VLAN = 1 << 5;
         /// `rss_hash` is valid.
         const HASH = 1 << 6;
-        /// `timestamp` was taken by software when the packet was polled.
+        /// `timestamp` is when software took the packet from its ring. This or [`TIMESTAMP_HW`](Self::TIMESTAMP_HW) is set, never both.
         const TIMESTAMP_SW = 1 << 7;
-        /// `timestamp` was taken by the NIC when the packet arrived.
+        /// `timestamp` is when the packet arrived, by the NIC's clock, converted to `CLOCK_REALTIME`.
         const TIMESTAMP_HW = 1 << 8;
     }
 }
@@ -52,7 +52,7 @@ pub struct RxChunk {
     pub flags: RxFlags,
     /// The id of the flow rule that takes the packet, the first in the order they were added; [`NO_FLOW`] if none.
     pub flow: u16,
-    /// Nanoseconds since the epoch (`CLOCK_REALTIME`), if one of the timestamp flags is set.
+    /// Nanoseconds since the epoch (`CLOCK_REALTIME`), in a packet's first entry; the timestamp flags say whose clock it was.
     pub timestamp: u64,
 }
 

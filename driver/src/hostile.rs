@@ -12,7 +12,10 @@ use std::thread::ThreadId;
 use devrx_pool::{DrainState, Pool, PoolConfig};
 use devrx_provider::{ChunkIndex, Mapping, MemoryProvider, RegionProvider, RegionSpec, memfd};
 
-use crate::{HeaderSlots, Nic, QueueConfig, RxBatch, RxChunk, RxFlags, RxQueue, Unsplit, ZeroCopy};
+use crate::{
+    HeaderSlots, Nic, QueueConfig, RxBatch, RxChunk, RxFlags, RxQueue, Timestamps, Unsplit,
+    ZeroCopy,
+};
 
 /// A model that can be told to misbehave, as far as the shared parts need it.
 pub(crate) trait Device {
@@ -270,6 +273,7 @@ pub(crate) fn configs(bytes: &mut Bytes<'_>, rings: [u32; 4]) -> Option<Vec<Queu
                 Unsplit::Header,
                 Unsplit::Header,
             ][usize::from(manner >> 2 & 3)],
+            timestamps: Timestamps::Software,
         });
     }
     Some(configs)

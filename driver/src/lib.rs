@@ -6,6 +6,8 @@
 
 pub mod afxdp;
 mod chunk;
+#[allow(dead_code, reason = "no NIC runs it yet")]
+mod clock;
 pub mod device;
 mod error;
 pub mod flow;
@@ -28,5 +30,7 @@ pub use devrx_provider::QueueNeeds;
 pub use error::DriverError;
 pub use nic::{Flows, Interrupts, Link, LinkState, Nic, NicStatistics, PortLosses, Statistics};
 pub use owned::{Owned, Transmit};
-pub use queue::{HeaderSlots, MAX_CHUNKS, QueueConfig, QueueCounters, RxQueue, Unsplit, ZeroCopy};
+pub use queue::{
+    HeaderSlots, MAX_CHUNKS, QueueConfig, QueueCounters, RxQueue, Timestamps, Unsplit, ZeroCopy,
+};
 pub use sink::{Row, RxSink};

@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use devrx_provider::QueueNeeds;
 
 use crate::flow::FlowRule;
-use crate::{DriverError, QueueConfig, RxQueue};
+use crate::{DriverError, QueueConfig, RxQueue, Timestamps};
 
 /// A NIC whose receive queues can be owned. Control only: nothing here is called for a packet.
 ///
@@ -28,12 +28,34 @@ pub trait Nic: Flows + Link + Statistics + Interrupts + Send {
     /// What it needs of the memory behind a queue.
     fn needs(&self) -> QueueNeeds;
 
+    /// Whether it can say when each packet arrived, for [`Timestamps::Nic`]. `Err`: why not, and what to do.
+    fn timestamps(&self) -> Result<(), String>;
+
+    /// Whether a queue can have the timestamps that are `asked` for.
+    ///
+    /// # Errors
+    ///
+    /// [`DriverError::Unsupported`].
+    fn check_timestamps(&self, asked: Timestamps) -> Result<(), DriverError> {
+        let can = match asked {
+            Timestamps::Software => Ok(()),
+            Timestamps::Nic => self.timestamps(),
+        };
+        can.map_err(|why| DriverError::Unsupported {
+            nic: self.name().to_owned(),
+            driver: self.driver().to_owned(),
+            what: "stamp packets with its own clock",
+            why,
+        })
+    }
+
     /// Makes queue `index` ready to receive into the configured memory. Nothing arrives before a flow is added and chunks are
     /// posted by [`RxQueue::refill`]. The provider's `init` has been called by whoever made the pool.
     ///
     /// # Errors
     ///
-    /// [`DriverError::NoQueue`], [`DriverError::QueueBusy`], [`DriverError::BadConfig`], [`DriverError::UnfitMemory`], or what the system refused.
+    /// [`DriverError::NoQueue`], [`DriverError::QueueBusy`], [`DriverError::BadConfig`], [`DriverError::UnfitMemory`],
+    /// [`DriverError::Unsupported`], or what the system refused.
     fn open_queue(&mut self, index: u32, config: QueueConfig) -> Result<Self::Queue, DriverError>;
 
     /// Takes every rule off queue `queue`, stops steering packets to it, and returns when no packet can newly be on its way to it: the first half of

@@ -58,6 +58,17 @@ pub enum Unsplit {
     Header,
 }
 
+/// Whose clock says when a packet came. Either way a packet carries nanoseconds of `CLOCK_REALTIME`.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Timestamps {
+    /// The CPU's, when the packet is taken from its ring: one reading for a batch.
+    #[default]
+    Software,
+    /// The NIC's, when the packet arrived, or the queue is refused ([`Nic::timestamps`](crate::Nic::timestamps)). A packet that the NIC gave no stamp carries
+    /// software's; its flags say which it is.
+    Nic,
+}
+
 /// What a queue is opened with. Abstract: the same for every NIC and every kind of memory.
 #[derive(Clone, Debug)]
 pub struct QueueConfig {
@@ -77,6 +88,8 @@ pub struct QueueConfig {
     pub split_extra: u16,
     /// What becomes of packets that cannot be split.
     pub unsplit: Unsplit,
+    /// Whose clock says when packets came.
+    pub timestamps: Timestamps,
 }
 
 /// What happened on a queue since it was opened. Every packet steered to it is in exactly one of `received` and the drop counters

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use devrx_driver::afxdp::{AfXdpNic, AfXdpOptions, discover};
 use devrx_driver::{
-    DriverError, Flows, Link, NO_FLOW, Nic, RxBatch, RxFlags, RxQueue, Statistics, ZeroCopy,
+    DriverError, Flows, Link, NO_FLOW, Nic, RxBatch, RxFlags, RxQueue, Statistics, Timestamps,
+    ZeroCopy,
 };
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -502,6 +503,10 @@ fn unfit_memory_is_refused_with_the_reason() {
                 .to_string()
                 .contains("header slots")
         );
+        let (mut stamped, _) = config(Wanted::default());
+        stamped.timestamps = Timestamps::Nic;
+        let error = nic.open_queue(0, stamped).unwrap_err().to_string();
+        assert!(error.contains("AF_XDP hands over no timestamps"), "{error}");
         let (mut zero, _) = config(Wanted::default());
         zero.zero_copy = ZeroCopy::ZeroCopy;
         let error = nic.open_queue(0, zero).unwrap_err();

@@ -265,6 +265,15 @@ impl Nic for AfXdpNic {
         }
     }
 
+    /// Linux hands stamps to XDP programs of some drivers alone, and of a clock that Linux keeps.
+    fn timestamps(&self) -> Result<(), String> {
+        Err(
+            "AF_XDP hands over no timestamps of the NIC; attach without `--timestamps nic`, and packets carry the time at which they were taken from the ring, or use a NIC \
+             that can be owned (`devrx nic list`)"
+                .to_owned(),
+        )
+    }
+
     fn open_queue(&mut self, index: u32, config: QueueConfig) -> Result<AfXdpQueue, DriverError> {
         if index >= self.queues {
             return Err(DriverError::NoQueue {
@@ -281,6 +290,7 @@ impl Nic for AfXdpNic {
                 why,
             });
         }
+        self.check_timestamps(config.timestamps)?;
         let rx_ring = self.check(&config)?;
         let share = bind::share(&self.name, &config)?;
         let mtu = self.ethtool.mtu(&self.name).unwrap_or(1500);

@@ -68,6 +68,7 @@ fn bench_with(ring: u32, split: bool, split_extra: u16) -> Bench {
         zero_copy: ZeroCopy::Auto,
         split_extra,
         unsplit: crate::Unsplit::default(),
+        timestamps: crate::Timestamps::default(),
     };
     let base = (CHUNKS * CHUNK) as usize;
     let receive = Receive::new(rx.consumer, fill.producer, config, base, Arc::clone(&board));

@@ -277,6 +277,10 @@ impl<D: Device> Nic for IceNic<D> {
         }
     }
 
+    fn timestamps(&self) -> Result<(), String> {
+        Err("its driver does not run the card's clock; attach without `--timestamps nic`, and packets carry the time at which they were taken from the ring".to_owned())
+    }
+
     fn open_queue(&mut self, index: u32, config: QueueConfig) -> Result<Self::Queue, DriverError> {
         if index >= self.queues {
             return Err(DriverError::NoQueue {
@@ -293,6 +297,7 @@ impl<D: Device> Nic for IceNic<D> {
             });
         }
         self.check(&config)?;
+        self.check_timestamps(config.timestamps)?;
         let manner = manner_of(&config, self.facts.parser.splits());
         let mapper = self.shared.device.mapper();
         let buffers = Buffers::map(&mapper, &config, manner.splits)?;
@@ -310,7 +315,7 @@ impl<D: Device> Nic for IceNic<D> {
         }
         let context = opening::context(&config, &ring, manner);
         let board = Arc::new(RuleBoard::default());
-        let mut receive = Receive::new(ring, config, manner, (), Arc::clone(&board));
+        let mut receive = Receive::new(ring, config, manner, (), Arc::clone(&board), None);
         self.enable(index, &mut receive.ring, &context)?;
         let queue = IceQueue::new(
             receive,

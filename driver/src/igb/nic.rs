@@ -223,6 +223,13 @@ impl<D: Device> Nic for IgbNic<D> {
         }
     }
 
+    fn timestamps(&self) -> Result<(), String> {
+        Err(format!(
+            "the driver of the {} has no timestamps of the NIC; attach without `--timestamps nic`, and packets carry the time at which they were taken from the ring",
+            self.shared.part.name
+        ))
+    }
+
     fn open_queue(&mut self, index: u32, config: QueueConfig) -> Result<Self::Queue, DriverError> {
         if index >= self.queues {
             return Err(DriverError::NoQueue {
@@ -239,6 +246,7 @@ impl<D: Device> Nic for IgbNic<D> {
             });
         }
         self.check(&config)?;
+        self.check_timestamps(config.timestamps)?;
         let mapper = self.shared.device.mapper();
         let buffers = Buffers::map(&mapper, &config, config.split)?;
         let ring = Ring::new(&mapper, config.ring, buffers)?;
@@ -252,7 +260,7 @@ impl<D: Device> Nic for IgbNic<D> {
             manner_of(&config),
             Mode::new(&config, self.options.vlan_strip),
         );
-        let mut receive = Receive::new(ring, config, manner, mode, Arc::clone(&board));
+        let mut receive = Receive::new(ring, config, manner, mode, Arc::clone(&board), None);
         self.enable(index, &mut receive.ring, value)?;
         let queue = IgbQueue::new(
             receive,

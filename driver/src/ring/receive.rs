@@ -4,17 +4,21 @@
 //! else costs the packet, which is counted, and never a chunk. Which rule takes a packet is read from its header slot; from its chunk only where it was not split, and only
 //! in memory that is the CPU's to read ([`Unseen::Chunk`]).
 //!
+//! A queue with its NIC's timestamps takes every packet one by one: the stamp is looked for where the device says that it is, and a packet whose stamp is in front of it is
+//! moved to the beginning of its slot, or begins that much behind the chunk's.
+//!
 //! In the packet of several descriptors the first has the header, and the last one's status counts; see [`WriteBack`] for what a NIC makes of that.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use arrayvec::ArrayVec;
 use devrx_pool::{Pool, Returns};
 use devrx_provider::{ChunkIndex, MemoryProvider, Region};
 
+use super::stamps::{FRONT, Stamp, Stamps};
 use super::{Counts, Header, Manner, Ring, Unseen, WriteBack};
 use crate::chunk::{NO_FLOW, RxChunk, RxFlags};
+use crate::clock::{self, Clock};
 use crate::flow::{Classifier, RuleBoard};
 #[cfg(target_arch = "x86_64")]
 use crate::lanes::Avx2;
@@ -30,6 +34,28 @@ const REFILL: usize = 64;
 struct Part {
     chunk: u32,
     length: u16,
+}
+
+/// What was in front of a packet.
+#[derive(Clone, Copy, Debug)]
+struct Front {
+    /// Bytes of it that are still there, in the packet's first chunk.
+    length: u16,
+    stamp: Option<u64>,
+}
+
+impl Front {
+    const NONE: Self = Self {
+        length: 0,
+        stamp: None,
+    };
+
+    const fn of(stamp: u64) -> Self {
+        Self {
+            length: 0,
+            stamp: Some(stamp),
+        }
+    }
 }
 
 /// The receive path.
@@ -50,6 +76,10 @@ pub(crate) struct Receive<W: WriteBack<WORDS>, const WORDS: usize> {
     pub(super) headers: HeaderSlots,
     region: Arc<Region>,
     manner: Manner,
+    /// Plain packets are taken in rows: they are split, and need no look for a stamp.
+    in_rows: bool,
+    /// On a queue with the NIC's timestamps.
+    stamps: Option<Stamps>,
     pub(super) mode: W::Mode,
     pub(super) chunk_size: u16,
     pub(super) slot_size: u16,
@@ -64,13 +94,14 @@ pub(crate) struct Receive<W: WriteBack<WORDS>, const WORDS: usize> {
 }
 
 impl<W: WriteBack<WORDS>, const WORDS: usize> Receive<W, WORDS> {
-    /// `config` has been checked, and `ring` made by it.
+    /// `config` has been checked, and `ring` made by it. `clock`: the NIC's, if it stamps this queue's packets.
     pub(crate) fn new(
         ring: Ring<WORDS>,
         config: QueueConfig,
         manner: Manner,
         mode: W::Mode,
         board: Arc<RuleBoard>,
+        clock: Option<Arc<Clock>>,
     ) -> Self {
         let region = Arc::clone(config.provider.region());
         Self {
@@ -82,6 +113,8 @@ impl<W: WriteBack<WORDS>, const WORDS: usize> Receive<W, WORDS> {
             discard: false,
             classifier: Classifier::new(board),
             manner,
+            in_rows: manner.splits && clock.is_none(),
+            stamps: clock.map(Stamps::new),
             mode,
             // Both checked with the configuration: below 64 KiB.
             chunk_size: region.chunk_size() as u16,
@@ -128,13 +161,11 @@ impl<W: WriteBack<WORDS>, const WORDS: usize> Receive<W, WORDS> {
             return 0;
         }
         let before = out.room();
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| since.as_nanos() as u64);
+        let now = clock::real();
         let takes_all = self.classifier.takes_all();
         // Ends: nothing is posted meanwhile, and every turn takes a descriptor out or is the last.
         loop {
-            if self.manner.splits && self.partial.is_empty() && !self.discard {
+            if self.in_rows && self.partial.is_empty() && !self.discard {
                 self.plain(takes_all, now, out);
             }
             if !self.arrived() {
@@ -222,11 +253,20 @@ impl<W: WriteBack<WORDS>, const WORDS: usize> Receive<W, WORDS> {
         else {
             return Err(|counts| &mut counts.unsplit_drops);
         };
+        let (header, front) = match self.stamp() {
+            Stamp::InFront => match self.take_front(header) {
+                Some((header, front)) => (header, front),
+                None => return Err(|counts| &mut counts.bad_descriptor),
+            },
+            Stamp::Here(stamp) => (header, Front::of(stamp)),
+            Stamp::None => (header, Front::NONE),
+        };
         let payload: usize = self
             .partial
             .iter()
             .map(|part| usize::from(part.length))
             .sum();
+        let payload = payload - usize::from(front.length);
         let frame = usize::from(header) + payload;
         let first = match self.partial.first() {
             Some(&first) if header <= self.slot_size && frame > 0 && (header > 0 || !split) => {
@@ -246,7 +286,7 @@ impl<W: WriteBack<WORDS>, const WORDS: usize> Receive<W, WORDS> {
                     flow => flow,
                 }
             }
-            None => match self.flow_of(first, usize::from(header), frame) {
+            None => match self.flow_of(first, usize::from(header), front.length, frame) {
                 NO_FLOW => return Err(|counts| &mut counts.unwanted),
                 flow => flow,
             },
@@ -258,16 +298,22 @@ impl<W: WriteBack<WORDS>, const WORDS: usize> Receive<W, WORDS> {
         let mut flags = whole.flags(self.mode);
         flags.set(RxFlags::SPLIT, header > 0);
         flags.set(RxFlags::MORE, parts > 1);
+        let stamped = (self.stamps.as_mut().zip(front.stamp))
+            .and_then(|(stamps, stamp)| stamps.time_of(stamp, now));
+        if stamped.is_some() {
+            flags.remove(RxFlags::TIMESTAMP_SW);
+            flags.insert(RxFlags::TIMESTAMP_HW);
+        }
         let head = RxChunk {
             chunk: ChunkIndex(first.chunk),
-            offset: 0,
-            length: first.length,
+            offset: front.length,
+            length: first.length - front.length,
             header_length: header,
             vlan: whole.vlan(),
             rss_hash: whole.hash(),
             flags,
             flow,
-            timestamp: now,
+            timestamp: stamped.unwrap_or(now),
         };
         out.push(head);
         for (at, part) in self.partial.iter().enumerate().skip(1) {
@@ -275,6 +321,7 @@ impl<W: WriteBack<WORDS>, const WORDS: usize> Receive<W, WORDS> {
             flags.set(RxFlags::MORE, at + 1 < parts);
             out.push(RxChunk {
                 chunk: ChunkIndex(part.chunk),
+                offset: 0,
                 length: part.length,
                 header_length: 0,
                 vlan: 0,
@@ -287,13 +334,58 @@ impl<W: WriteBack<WORDS>, const WORDS: usize> Receive<W, WORDS> {
         Ok(())
     }
 
-    /// The first rule that takes the packet: by its header slot, or where it was not split by the beginning of its chunk. Copied once.
-    fn flow_of(&mut self, first: Part, header: usize, frame: usize) -> u16 {
+    /// Where the stamp is of the packet that the oldest descriptor ends.
+    fn stamp(&self) -> Stamp {
+        let stamped = self.stamps.as_ref().and_then(|_| self.ring.oldest());
+        stamped.map_or(Stamp::None, W::stamp)
+    }
+
+    /// Takes the stamp away that is in front of the packet in `partial`, of which `header` bytes are in its slot: what is left of those, and the rest. `None`
+    /// where there is none after all.
+    fn take_front(&mut self, header: u16) -> Option<(u16, Front)> {
+        let first = *self.partial.first()?;
+        let chunk = ChunkIndex(first.chunk);
+        let mut front = [0; FRONT as usize];
+        if header == 0 {
+            first.length.checked_sub(FRONT)?;
+            let at = self.region.offset_of(chunk)?;
+            // Where the CPU does not read, nobody knows.
+            let mapping = self.region.mapping();
+            let mapping = mapping.filter(|_| self.region.cpu_readable());
+            let copied = mapping.is_some_and(|mapping| mapping.copy_out(at as usize, &mut front));
+            let stamp = match copied {
+                true => Some(W::counter(front, self.mode)?),
+                false => None,
+            };
+            let length = FRONT;
+            return Some((0, Front { length, stamp }));
+        }
+        let left = header.checked_sub(FRONT)?;
+        let slot = self.headers.offset_of(chunk)?;
+        let memory = &self.headers.memory;
+        if header > self.slot_size || !memory.copy_out(slot, &mut front) {
+            return None;
+        }
+        let stamp = W::counter(front, self.mode)?;
+        // To where clients look for the header; upwards, so that nothing is overwritten that is still to be moved.
+        let left_bytes = usize::from(left);
+        for done in (0..left_bytes).step_by(MAX_HEADERS) {
+            let piece = &mut self.look[..(left_bytes - done).min(MAX_HEADERS)];
+            let to = slot + done;
+            if !memory.copy_out(to + usize::from(FRONT), piece) || !memory.copy_in(to, piece) {
+                return None;
+            }
+        }
+        Some((left, Front::of(stamp)))
+    }
+
+    /// The first rule that takes the packet: by its header slot, or where it was not split by the beginning of its chunk, behind `front` bytes. Copied once.
+    fn flow_of(&mut self, first: Part, header: usize, front: u16, frame: usize) -> u16 {
         let chunk = ChunkIndex(first.chunk);
         let len = if header > 0 {
             header
         } else {
-            usize::from(first.length)
+            usize::from(first.length - front)
         };
         let look = &mut self.look[..len.min(MAX_HEADERS)];
         let copied = if header > 0 {
@@ -307,8 +399,9 @@ impl<W: WriteBack<WORDS>, const WORDS: usize> Receive<W, WORDS> {
                 .filter(|_| self.manner.unseen == Unseen::Chunk);
             let mapping = self.region.mapping();
             // An offset of this process's memory fits.
-            at.zip(mapping)
-                .is_some_and(|(at, mapping)| mapping.copy_out(at as usize, look))
+            at.zip(mapping).is_some_and(|(at, mapping)| {
+                mapping.copy_out(at as usize + usize::from(front), look)
+            })
         };
         if !copied {
             return NO_FLOW;

@@ -9,7 +9,9 @@ use devrx_provider::{
 };
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::{HeaderSlots, Nic, QueueConfig, RxBatch, RxFlags, RxQueue, Unsplit, ZeroCopy};
+use crate::{
+    HeaderSlots, Nic, QueueConfig, RxBatch, RxFlags, RxQueue, Timestamps, Unsplit, ZeroCopy,
+};
 
 /// The memory of queues, and what becomes of packets in it.
 #[derive(Clone, Copy, Debug)]
@@ -102,6 +104,7 @@ impl Shape {
                 zero_copy: ZeroCopy::Auto,
                 split_extra: 0,
                 unsplit: self.unsplit,
+                timestamps: Timestamps::Software,
             }
         });
         (Arc::clone(&region), configs.collect())

@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::stamps::{FRONT, Stamp};
 use crate::chunk::RxFlags;
 
 /// A descriptor of `WORDS` words that the device has written back: an untrusted copy, cut into fields. What of it is believed is the [receive path](super::Receive)'s matter.
@@ -68,6 +69,18 @@ pub(crate) trait WriteBack<const WORDS: usize>: Copy + Debug {
 
     /// What is said of checksums, tag and hash.
     fn flags(self, mode: Self::Mode) -> RxFlags;
+
+    /// Where the stamp is of the packet that ends with `descriptor`, which has been written back. Asked only on queues with the NIC's timestamps; what it says is not checked.
+    #[inline]
+    fn stamp(_descriptor: &[AtomicU64; WORDS]) -> Stamp {
+        Stamp::None
+    }
+
+    /// The counter's bits in what was [in front](Stamp::InFront) of a packet; `None` if that is no stamp, though the descriptor said so.
+    #[inline]
+    fn counter(_front: [u8; FRONT as usize], _mode: Self::Mode) -> Option<u64> {
+        None
+    }
 
     /// All flags of a packet that is [plain](Self::is_plain) and split.
     fn plain_flags(self, mode: Self::Mode) -> RxFlags;

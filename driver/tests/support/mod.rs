@@ -121,6 +121,7 @@ pub fn config(wanted: Wanted) -> (QueueConfig, Arc<RegionProvider>) {
         zero_copy: ZeroCopy::Auto,
         split_extra: 0,
         unsplit: devrx_driver::Unsplit::default(),
+        timestamps: devrx_driver::Timestamps::default(),
     };
     (config, provider)
 }

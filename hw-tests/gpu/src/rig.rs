@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use devrx_driver::igb::model::IgbModel;
 use devrx_driver::igb::{IgbNic, IgbOptions, IgbQueue};
 use devrx_driver::{
-    Flows, HeaderSlots, Nic, QueueConfig, RxBatch, RxFlags, RxQueue, Unsplit, ZeroCopy,
+    Flows, HeaderSlots, Nic, QueueConfig, RxBatch, RxFlags, RxQueue, Timestamps, Unsplit, ZeroCopy,
 };
 use devrx_pool::{DrainState, Pool, PoolConfig};
 use devrx_provider::{
@@ -71,6 +71,7 @@ impl Rig {
             zero_copy: ZeroCopy::Auto,
             split_extra: 0,
             unsplit: Unsplit::Drop,
+            timestamps: Timestamps::Software,
         };
         let (pool, _) = Pool::new(provider, PoolConfig::default());
         let queue = nic.open_queue(0, config)?;

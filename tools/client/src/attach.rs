@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 
-use devrx_proto::message::{AttachRequest, Lifetime, Unsplit, ZeroCopy};
+use devrx_proto::message::{AttachRequest, Lifetime, Timestamps, Unsplit, ZeroCopy};
 
 /// What to attach, and how. See [`AttachRequest`] for all there is; [`request`](Self::request) is it.
 #[derive(Debug, Default)]
@@ -112,6 +112,13 @@ impl AttachOptions {
     #[must_use]
     pub fn unsplit(mut self, unsplit: Unsplit) -> Self {
         self.request.unsplit = Some(unsplit);
+        self
+    }
+
+    /// Whose clock says when packets came.
+    #[must_use]
+    pub fn timestamps(mut self, timestamps: Timestamps) -> Self {
+        self.request.timestamps = Some(timestamps);
         self
     }
 

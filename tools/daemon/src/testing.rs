@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use devrx_driver::flow::FlowRule;
 use devrx_driver::{
     DriverError, Flows, Interrupts, Link, LinkState, Nic, NicStatistics, QueueConfig,
-    QueueCounters, QueueNeeds, RxChunk, RxFlags, RxQueue, RxSink, Statistics, Unsplit,
+    QueueCounters, QueueNeeds, RxChunk, RxFlags, RxQueue, RxSink, Statistics, Timestamps, Unsplit,
 };
 use devrx_pool::{Pool, Returns};
 use devrx_proto::event::Event;
@@ -282,6 +282,10 @@ impl Nic for FakeNic {
         self.wire.lock().fault.clone()
     }
 
+    fn timestamps(&self) -> Result<(), String> {
+        Ok(())
+    }
+
     fn open_queue(&mut self, index: u32, config: QueueConfig) -> Result<FakeQueue, DriverError> {
         if self.wire.lock().refuse_open == Some(index) {
             return Err(DriverError::QueueBusy {
@@ -294,7 +298,11 @@ impl Nic for FakeNic {
             Unsplit::Deliver => String::new(),
             other => format!(" {other:?}"),
         };
-        self.wire.note(format!("open {index}{unsplit}"));
+        let stamps = match config.timestamps {
+            Timestamps::Software => "",
+            Timestamps::Nic => " stamped",
+        };
+        self.wire.note(format!("open {index}{unsplit}{stamps}"));
         Ok(FakeQueue::new(&self.wire, index, &config))
     }
 

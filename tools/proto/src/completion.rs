@@ -23,9 +23,9 @@ bitflags! {
         const VLAN = 1 << 5;
         /// `rss_hash` is valid.
         const HASH = 1 << 6;
-        /// `timestamp` was taken by software (CLOCK_REALTIME, nanoseconds).
+        /// `timestamp` is when the daemon took the packet from its ring. This or `TIMESTAMP_HW` is set, never both.
         const TIMESTAMP_SW = 1 << 7;
-        /// `timestamp` was taken by the NIC (its own clock, nanoseconds).
+        /// `timestamp` is when the packet arrived, by the NIC's clock, converted to CLOCK_REALTIME.
         const TIMESTAMP_HW = 1 << 8;
     }
 }
@@ -57,7 +57,7 @@ pub struct Completion {
     pub rss_hash: u32,
     /// [`CompletionFlags`]. Bits unknown to the reader are ignored.
     pub flags: u32,
-    /// Nanoseconds; which clock, say the flags.
+    /// Nanoseconds since 1970 (CLOCK_REALTIME), in the first entry; who took it, say the flags.
     pub timestamp: u64,
 }
 

@@ -7,7 +7,7 @@ use nix::sys::eventfd::EventFd;
 use super::rig::{Queue, Rig, Setup, readable, udp};
 use crate::igb::model::Fault;
 use crate::igb::regs::{ICR, RxQueueRegs, icr};
-use crate::{DriverError, Nic, Owned, RxQueue, Transmit};
+use crate::{DriverError, Nic, Owned, RxQueue, Timestamps, Transmit};
 
 fn rig(queues: u32) -> Rig {
     Rig::new(Setup {
@@ -153,6 +153,23 @@ fn payload_along_with_the_header_is_refused() {
         error.contains("splits exactly behind the header"),
         "{error}"
     );
+    rig.end();
+}
+
+/// One latch for all packets, and that for PTP's.
+#[test]
+fn timestamps_that_the_82576_does_not_have_are_refused() {
+    let mut rig = rig(0);
+    let (_region, mut configs) = Setup::default().configs();
+    configs[0].timestamps = Timestamps::Nic;
+    let error = rig.nic.open_queue(0, configs.remove(0)).unwrap_err();
+    assert!(matches!(error, DriverError::Unsupported { .. }), "{error}");
+    let error = error.to_string();
+    assert!(
+        error.contains("82576") && error.contains("without `--timestamps nic`"),
+        "{error}"
+    );
+    assert_eq!(rig.model.mapped(), 0);
     rig.end();
 }
 

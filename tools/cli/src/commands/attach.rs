@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use devrx_client::AttachOptions;
-use devrx_proto::message::{AttachRequest, Lifetime, Unsplit, ZeroCopy};
+use devrx_proto::message::{AttachRequest, Lifetime, Timestamps, Unsplit, ZeroCopy};
 
 use super::{connect, warn};
 use crate::{size, sys};
@@ -56,6 +56,9 @@ pub struct AttachArgs {
     /// What becomes of packets whose header cannot be split off [default: deliver].
     #[arg(long, value_enum, conflicts_with = "no_split")]
     unsplit: Option<UnsplitMode>,
+    /// Whose clock says when packets came [default: software].
+    #[arg(long, value_enum)]
+    timestamps: Option<TimestampMode>,
     /// Whether the kernel may or must receive without a copy.
     #[arg(long, value_enum, default_value_t = CopyMode::Auto)]
     zero_copy: CopyMode,
@@ -79,6 +82,15 @@ enum UnsplitMode {
     Drop,
     /// As many of their first bytes in the header slot as it holds.
     Header,
+}
+
+/// Either way a packet carries nanoseconds since 1970.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+enum TimestampMode {
+    /// The daemon's, when a packet is taken from its ring.
+    Software,
+    /// The NIC's, when the packet arrived; refused where the NIC cannot say.
+    Nic,
 }
 
 /// Whether AF_XDP copies.
@@ -125,6 +137,10 @@ pub fn run(args: &AttachArgs, socket: &Path, json: bool) -> Result<()> {
             UnsplitMode::Deliver => Unsplit::Deliver,
             UnsplitMode::Drop => Unsplit::Drop,
             UnsplitMode::Header => Unsplit::Header,
+        }),
+        timestamps: args.timestamps.map(|mode| match mode {
+            TimestampMode::Software => Timestamps::Software,
+            TimestampMode::Nic => Timestamps::Nic,
         }),
         zero_copy: match args.zero_copy {
             CopyMode::Auto => ZeroCopy::Auto,

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use devrx_driver::{
-    HeaderSlots, Owned, QueueConfig, QueueCounters, RxBatch, RxFlags, RxQueue, Transmit, Unsplit,
-    ZeroCopy,
+    HeaderSlots, Owned, QueueConfig, QueueCounters, RxBatch, RxFlags, RxQueue, Timestamps,
+    Transmit, Unsplit, ZeroCopy,
 };
 use devrx_pool::{DrainState, Pool, PoolConfig};
 use devrx_provider::{
@@ -98,6 +98,7 @@ impl<N: Owned> Rig<N> {
             zero_copy: ZeroCopy::Auto,
             split_extra: 0,
             unsplit: manner.unsplit,
+            timestamps: Timestamps::Software,
         };
         let (pool, _) = Pool::new(provider, PoolConfig::default());
         let queue = nic.open_queue(number, config)?;

@@ -37,8 +37,8 @@ extern "C" {
 #define DEVRX_ERROR (1u << 4)        /* the NIC received the packet with an error */
 #define DEVRX_VLAN (1u << 5)         /* vlan holds the tag that the NIC took off the frame */
 #define DEVRX_HASH (1u << 6)         /* rss_hash is valid */
-#define DEVRX_TIMESTAMP_SW (1u << 7) /* timestamp was taken by software (CLOCK_REALTIME) */
-#define DEVRX_TIMESTAMP_HW (1u << 8) /* timestamp was taken by the NIC (its own clock) */
+#define DEVRX_TIMESTAMP_SW (1u << 7) /* timestamp is when the daemon took the packet from its ring */
+#define DEVRX_TIMESTAMP_HW (1u << 8) /* timestamp is when the packet arrived, by the NIC's clock, converted to CLOCK_REALTIME */
 
 /* Bytes of a message, its closing 0 included. */
 #define DEVRX_MESSAGE_SIZE 508
@@ -56,7 +56,7 @@ typedef struct devrx_batch devrx_batch;
 
 /* A packet of a batch. */
 typedef struct devrx_packet {
-    uint64_t timestamp;      /* nanoseconds; which clock, say the flags; 0 without */
+    uint64_t timestamp;      /* nanoseconds since 1970 (CLOCK_REALTIME); who took it, say the flags; 0 without */
     uint64_t payload_offset; /* where its payload begins in the region, in bytes: that of its first segment */
     uint32_t payload_length; /* bytes of payload, of all segments */
     uint32_t segments;       /* how many chunks it takes, one segment of payload each */

@@ -17,9 +17,9 @@ pub const DEVRX_ERROR: u32 = 1 << 4;
 pub const DEVRX_VLAN: u32 = 1 << 5;
 /// `rss_hash` is valid.
 pub const DEVRX_HASH: u32 = 1 << 6;
-/// `timestamp` was taken by software (CLOCK_REALTIME).
+/// `timestamp` is when the daemon took the packet from its ring.
 pub const DEVRX_TIMESTAMP_SW: u32 = 1 << 7;
-/// `timestamp` was taken by the NIC (its own clock).
+/// `timestamp` is when the packet arrived, by the NIC's clock, converted to CLOCK_REALTIME.
 pub const DEVRX_TIMESTAMP_HW: u32 = 1 << 8;
 
 /// A packet of a batch.

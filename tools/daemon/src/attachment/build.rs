@@ -209,6 +209,7 @@ impl Builder<'_> {
             zero_copy: wanted.zero_copy,
             split_extra: wanted.split_extra,
             unsplit: wanted.unsplit,
+            timestamps: wanted.timestamps,
         };
         let (pool, _) = Pool::new(
             provider,

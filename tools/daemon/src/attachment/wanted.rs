@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use devrx_driver::flow::FlowRule;
-use devrx_driver::{QueueNeeds, Unsplit, ZeroCopy};
+use devrx_driver::{QueueNeeds, Timestamps, Unsplit, ZeroCopy};
 use devrx_proto::layout::{Layout, LayoutError, LayoutParams, MAX_COMPLETIONS, MIN_COMPLETIONS};
 use devrx_proto::message::{self, AttachRequest};
 
@@ -119,6 +119,8 @@ pub struct Wanted {
     pub unsplit: Unsplit,
     /// Payload bytes that go with the header.
     pub split_extra: u16,
+    /// Whose clock says when packets came.
+    pub timestamps: Timestamps,
     /// Whether a copy is accepted.
     pub zero_copy: ZeroCopy,
     /// Busy polling by the kernel.
@@ -224,6 +226,7 @@ impl Wanted {
             split: request.split,
             unsplit: unsplit(request.unsplit.or(settings.and_then(|s| s.unsplit))),
             split_extra: split_extra(extra, request.split, header_slot)?,
+            timestamps: timestamps(request.timestamps.or(settings.and_then(|s| s.timestamps))),
             zero_copy: match request.zero_copy {
                 message::ZeroCopy::Copy => ZeroCopy::Copy,
                 message::ZeroCopy::ZeroCopy => ZeroCopy::ZeroCopy,
@@ -258,6 +261,7 @@ impl Wanted {
             split,
             unsplit: unsplit(settings.unsplit),
             split_extra: split_extra(settings.split_extra.unwrap_or(0), split, header_slot)?,
+            timestamps: timestamps(settings.timestamps),
             zero_copy: zero_copy(settings),
             busy_poll: settings.busy_poll.unwrap_or(false),
             cpu: settings.cpu_core,
@@ -311,6 +315,13 @@ fn unsplit(asked: Option<message::Unsplit>) -> Unsplit {
         None | Some(message::Unsplit::Deliver) => Unsplit::Deliver,
         Some(message::Unsplit::Drop) => Unsplit::Drop,
         Some(message::Unsplit::Header) => Unsplit::Header,
+    }
+}
+
+fn timestamps(asked: Option<message::Timestamps>) -> Timestamps {
+    match asked {
+        None | Some(message::Timestamps::Software) => Timestamps::Software,
+        Some(message::Timestamps::Nic) => Timestamps::Nic,
     }
 }
 

@@ -4,7 +4,7 @@
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
-use devrx_proto::message::Unsplit;
+use devrx_proto::message::{Timestamps, Unsplit};
 use devrx_provider::dmabuf::Policy;
 use serde::Deserialize;
 
@@ -195,6 +195,8 @@ pub struct RxQueue {
     pub split_extra: Option<u32>,
     /// What becomes of packets that cannot be split: `deliver`, `drop`, `header` (default: `deliver`).
     pub unsplit: Option<Unsplit>,
+    /// Whose clock says when packets came: `software`, `nic` (default: `software`).
+    pub timestamps: Option<Timestamps>,
     /// Whether the NIC may be asked to write into the region itself: `auto`, `copy`, `zero-copy`.
     pub zero_copy: Option<String>,
     /// Whether the kernel is asked for busy polling.

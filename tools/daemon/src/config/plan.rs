@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::ops::RangeInclusive;
 
 use devrx_driver::flow::FlowRule;
-use devrx_proto::message::Unsplit;
+use devrx_proto::message::{Timestamps, Unsplit};
 
 use super::file::{File, Interface, PollMode, QueueRef, RxFlow, RxQueue};
 use super::{ConfigError, NicConfig, NicSpec};
@@ -34,6 +34,8 @@ pub struct QueueSettings {
     pub split_extra: Option<u32>,
     /// What becomes of packets that cannot be split.
     pub unsplit: Option<Unsplit>,
+    /// Whose clock says when packets came.
+    pub timestamps: Option<Timestamps>,
     /// `auto`, `copy`, `zero-copy`.
     pub zero_copy: Option<String>,
     /// Whether the kernel is asked for busy polling.
@@ -163,6 +165,7 @@ fn settings(queue: &RxQueue, interface: &Interface) -> Result<QueueSettings, Con
         split: queue.split,
         split_extra: queue.split_extra,
         unsplit: queue.unsplit,
+        timestamps: queue.timestamps,
         zero_copy: queue.zero_copy.clone(),
         busy_poll: queue.busy_poll,
     })

@@ -27,6 +27,7 @@ memory_regions = ["payload"]
 header_slot = 256
 split_extra = 8
 unsplit = "drop"
+timestamps = "nic"
 
 [[interfaces.rx.queues]]
 ids = "1-3"
@@ -68,6 +69,8 @@ fn the_words_of_the_file_reach_the_plan() {
     assert_eq!(attachment.settings.split_extra, Some(8));
     let unsplit = attachment.settings.unsplit;
     assert_eq!(unsplit, Some(devrx_proto::message::Unsplit::Drop));
+    let timestamps = attachment.settings.timestamps;
+    assert_eq!(timestamps, Some(devrx_proto::message::Timestamps::Nic));
     assert_eq!(config.nics[0].queues[1].queues, 1..=3);
     assert_eq!(config.nics[0].queues[1].poll_mode, PollMode::Sleep);
     assert_eq!(config.policy[0].max_memory, Some(64 << 20));
@@ -85,6 +88,11 @@ fn mistakes_are_named() {
             "unsplit = \"drop\"",
             "unsplit = \"lose\"",
             "`deliver`, `drop`",
+        ),
+        (
+            "timestamps = \"nic\"",
+            "timestamps = \"wire\"",
+            "`software` or `nic`",
         ),
         ("buf_size = \"4KiB\"", "buf_size = \"4KB\"", "4KB"),
         ("[\"payload\"]", "[\"payloads\"]", "payloads"),

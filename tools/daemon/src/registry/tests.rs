@@ -615,6 +615,35 @@ fn what_becomes_of_unsplit_packets_is_the_requests_word_then_the_configurations(
     registry.shut_down();
 }
 
+/// A client from before there was a choice says nothing of it.
+#[test]
+fn whose_timestamps_is_the_requests_word_then_the_configurations() {
+    use devrx_proto::message::Timestamps;
+    let (wire, mut registry) = registry(4, "");
+    let configured = Config::parse(
+        "[[interfaces]]\naddress = \"afxdp:fake0\"\n[[interfaces.rx.queues]]\nids = \"1-2\"\ntimestamps = \"nic\"",
+    );
+    registry.nics[0].settings = configured.unwrap().nics.remove(0).queues;
+    let asked = |queue, timestamps| AttachRequest {
+        timestamps,
+        ..request(&format!("q{queue}"), queue)
+    };
+    attach(&mut registry, &asked(0, None)).unwrap();
+    attach(&mut registry, &asked(1, None)).unwrap();
+    attach(&mut registry, &asked(2, Some(Timestamps::Software))).unwrap();
+    attach(&mut registry, &asked(3, Some(Timestamps::Nic))).unwrap();
+    let opened: Vec<_> = wire.take_log();
+    let opened: Vec<_> = opened
+        .iter()
+        .filter(|what| what.starts_with("open"))
+        .collect();
+    assert_eq!(
+        opened,
+        ["open 0", "open 1 stamped", "open 2", "open 3 stamped"]
+    );
+    registry.shut_down();
+}
+
 /// The kernel lets a function be unplugged or unbound only once its file is closed; so it is, and the numbers stay.
 #[test]
 fn a_nic_that_fails_is_let_go_of_after_its_queues() {

@@ -18,7 +18,8 @@ use devrx_driver::ice::{IceNic, IceOptions, PackageSource};
 use devrx_driver::igb::model::IgbModel;
 use devrx_driver::igb::{IgbNic, IgbOptions};
 use devrx_driver::{
-    HeaderSlots, Nic, QueueConfig, RxBatch, RxChunk, RxQueue, RxSink, RxWords, Unsplit, ZeroCopy,
+    HeaderSlots, Nic, QueueConfig, RxBatch, RxChunk, RxQueue, RxSink, RxWords, Timestamps, Unsplit,
+    ZeroCopy,
 };
 use devrx_pool::{Pool, PoolConfig};
 use devrx_proto::completion::{Completion, CompletionFlags};
@@ -80,6 +81,7 @@ fn worker<N: Nic>(nic: &mut N, rule: &str) -> (Worker<N::Queue>, ClientQueue) {
         zero_copy: ZeroCopy::Auto,
         split_extra: 0,
         unsplit: Unsplit::Deliver,
+        timestamps: Timestamps::Software,
     };
     let queue = nic.open_queue(0, config).unwrap();
     nic.add_flow(0..=0, 7, &rule.parse().unwrap()).unwrap();

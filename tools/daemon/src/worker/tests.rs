@@ -136,6 +136,7 @@ impl Rig {
             zero_copy: ZeroCopy::Auto,
             split_extra: 0,
             unsplit: devrx_driver::Unsplit::default(),
+            timestamps: devrx_driver::Timestamps::default(),
         };
         let wire = Wire::default();
         let queue = FakeQueue::new(&wire, 0, &config);

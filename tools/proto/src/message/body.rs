@@ -66,6 +66,17 @@ pub enum Unsplit {
     Header,
 }
 
+/// Whose clock says when packets came. Either way they carry nanoseconds of `CLOCK_REALTIME`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Timestamps {
+    /// The daemon's, when a packet is taken from its ring.
+    #[default]
+    Software,
+    /// The NIC's, when it arrived; refused where the NIC cannot say. A packet without a stamp of the NIC carries the daemon's, and its flags say so.
+    Nic,
+}
+
 /// Asks for an attachment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -108,6 +119,8 @@ pub struct AttachRequest {
     pub split_extra: u32,
     /// What becomes of packets that cannot be split. None: the daemon's default, which is to deliver them.
     pub unsplit: Option<Unsplit>,
+    /// Whose clock says when packets came. None: the daemon's default, which is software's.
+    pub timestamps: Option<Timestamps>,
     /// With or without a copy.
     pub zero_copy: ZeroCopy,
     /// Poll in the kernel's busy-polling mode.
@@ -139,6 +152,7 @@ impl Default for AttachRequest {
             split: true,
             split_extra: 0,
             unsplit: None,
+            timestamps: None,
             zero_copy: ZeroCopy::Auto,
             busy_poll: false,
             cpu: None,

@@ -78,6 +78,7 @@ def attach(
     split: bool = True,
     split_extra: int = 0,
     unsplit: Literal["deliver", "drop", "header"] | None = None,
+    timestamps: Literal["software", "nic"] | None = None,
     zero_copy: Literal["auto", "copy", "zero_copy"] = "auto",
     header_slot: int = 0,
     ring: int = 0,
@@ -100,6 +101,7 @@ def attach(
     :param split: whether headers are split off
     :param split_extra: bytes behind the headers that go to the header slot as well (software split only)
     :param unsplit: what becomes of packets that cannot be split; None: the daemon's default
+    :param timestamps: whose clock says when packets came; None: the daemon's default
     :param zero_copy: whether AF_XDP must, may or must not receive without a copy
     :param header_slot: bytes of a header slot; 0: 256
     :param ring: entries of the NIC's receive ring; 0: what suits the NIC
@@ -128,6 +130,7 @@ def attach(
         "split": split,
         "split_extra": split_extra,
         "unsplit": unsplit,
+        "timestamps": timestamps,
         "zero_copy": zero_copy,
         "busy_poll": busy_poll,
         "cpu": cpu,

@@ -54,9 +54,9 @@ class Flags(enum.IntFlag):
     HASH = 1 << 6
     """There is an RSS hash."""
     TIMESTAMP_SW = 1 << 7
-    """The timestamp is software's: CLOCK_REALTIME."""
+    """The timestamp is when the daemon took the packet from its ring."""
     TIMESTAMP_HW = 1 << 8
-    """The timestamp is the NIC's: its own clock."""
+    """The timestamp is when the packet arrived, by the NIC's clock, converted to CLOCK_REALTIME."""
 
 
 def view(payload: Payload) -> NDArray[np.uint8]:

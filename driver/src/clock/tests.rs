@@ -1,0 +1,272 @@
+//! Conversion by properties against exact arithmetic, the relation by a counter and clocks that the test drives, and readers against a writer.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use proptest::prelude::*;
+
+use super::{Changing, Clock, NEW, NOMINAL, OLD, Relation, Sample, Times, WIDEST, mask};
+
+const SECOND: u64 = 1_000_000_000;
+/// Some day in 2026, where the counter is far from its end.
+const EPOCH: u64 = 1_790_000_000 * SECOND;
+
+/// A machine: its counter's rate in parts per million off, whether it runs, and what was added to its time.
+struct World {
+    monotonic: u64,
+    set: i64,
+    counter: f64,
+    off: f64,
+    runs: bool,
+    /// What reading the counter takes.
+    width: u64,
+}
+
+impl World {
+    const fn new() -> Self {
+        Self {
+            monotonic: 5 * SECOND,
+            set: 0,
+            counter: 7e12,
+            off: 0.0,
+            runs: true,
+            width: 800,
+        }
+    }
+
+    fn pass(&mut self, nanoseconds: u64) {
+        self.monotonic += nanoseconds;
+        if self.runs {
+            self.counter += nanoseconds as f64 * (1.0 + self.off / 1e6);
+        }
+    }
+
+    fn real(&self) -> u64 {
+        (EPOCH + self.monotonic).wrapping_add_signed(self.set)
+    }
+
+    fn relate(&mut self, clock: &Clock) {
+        let world = std::cell::RefCell::new(self);
+        struct Both<'a, 'b>(&'a std::cell::RefCell<&'b mut World>);
+        impl Times for Both<'_, '_> {
+            fn real(&mut self) -> u64 {
+                self.0.borrow().real()
+            }
+            fn monotonic(&mut self) -> u64 {
+                self.0.borrow().monotonic
+            }
+        }
+        let read = || {
+            let mut world = world.borrow_mut();
+            let half = world.width / 2;
+            world.pass(half);
+            let counter = world.counter as u64;
+            world.pass(half);
+            Some(counter)
+        };
+        clock.relate_with(read, &mut Both(&world));
+    }
+
+    /// What a packet that comes now is said to have come at, less when it did.
+    fn error(&self, clock: &Clock) -> Option<i64> {
+        let relation = clock.read().unwrap()?;
+        let time = relation.time_of(self.counter as u64, self.real())?;
+        Some(time.wrapping_sub(self.real()) as i64)
+    }
+}
+
+fn running(counter_bits: u32, stamp_bits: u32) -> Clock {
+    let clock = Clock::new(counter_bits, stamp_bits);
+    clock.start();
+    clock
+}
+
+#[test]
+fn a_drift_is_followed_and_does_not_show_as_a_step() {
+    for (counter, stamp) in [(64, 64), (40, 40), (64, 32)] {
+        for off in [-100.0, -3.0, 0.0, 40.0, 100.0] {
+            let clock = running(counter, stamp);
+            let mut world = World::new();
+            world.off = off;
+            world.relate(&clock);
+            // The rate is not known yet: off by that of a second at the most.
+            world.pass(SECOND);
+            assert!(world.error(&clock).unwrap().abs() <= 100_500);
+            for _ in 0..1300 {
+                world.relate(&clock);
+                for _ in 0..4 {
+                    world.pass(SECOND / 4);
+                    let error = world.error(&clock).unwrap();
+                    assert!(error.abs() < 50, "{error} ns at {off} ppm, {stamp} bits");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_clock_that_was_set_is_followed_with_the_next_sample() {
+    for set in [
+        -3600 * SECOND as i64,
+        -7_000_000,
+        7_000_000,
+        3600 * SECOND as i64,
+    ] {
+        let clock = running(64, 32);
+        let mut world = World::new();
+        world.off = 30.0;
+        for _ in 0..3 {
+            world.relate(&clock);
+            world.pass(SECOND);
+        }
+        world.set = set;
+        let error = world.error(&clock);
+        if set.unsigned_abs() > OLD {
+            assert_eq!(error, None, "software's time is nearer");
+        } else {
+            assert!(
+                (error.unwrap() + set).abs() < 200,
+                "as before, for a second"
+            );
+        }
+        world.relate(&clock);
+        world.pass(SECOND);
+        // The rate of that second is monotonic's.
+        assert!(world.error(&clock).unwrap().abs() < 200, "{set}");
+    }
+}
+
+#[test]
+fn a_counter_that_stops_or_jumps_has_no_relation_until_it_runs_again() {
+    let clock = running(40, 40);
+    let mut world = World::new();
+    world.relate(&clock);
+    world.pass(SECOND);
+    world.runs = false;
+    world.pass(SECOND);
+    assert!(world.error(&clock).is_some(), "not known yet");
+    world.relate(&clock);
+    assert_eq!(clock.read(), Ok(None));
+    world.pass(SECOND);
+    world.relate(&clock);
+    assert_eq!(clock.read(), Ok(None));
+    world.runs = true;
+    world.pass(SECOND);
+    world.relate(&clock);
+    assert!(world.error(&clock).unwrap().abs() < 50, "it runs again");
+    world.counter += 5e9;
+    world.pass(SECOND);
+    world.relate(&clock);
+    assert_eq!(clock.read(), Ok(None), "it jumped");
+    world.pass(SECOND);
+    world.relate(&clock);
+    assert!(world.error(&clock).unwrap().abs() < 50);
+    clock.stop();
+    assert_eq!(clock.read(), Ok(None));
+    world.relate(&clock);
+    assert_eq!(clock.read(), Ok(None), "nobody wants it");
+    clock.start();
+    world.counter = 17.0;
+    world.relate(&clock);
+    assert!(world.error(&clock).unwrap().abs() < 50, "begun anew");
+}
+
+#[test]
+fn no_sample_leaves_what_there_is() {
+    let clock = running(64, 64);
+    let mut world = World::new();
+    world.relate(&clock);
+    let before = clock.read();
+    world.pass(SECOND);
+    world.width = WIDEST + 2;
+    world.relate(&clock);
+    assert_eq!(clock.read(), before, "too wide to be of use");
+    clock.relate(|| None);
+    assert_eq!(clock.read(), before, "the device does not answer");
+    world.width = 500;
+    world.relate(&clock);
+    assert_ne!(clock.read(), before);
+}
+
+#[test]
+fn the_systems_own_clocks() {
+    let clock = running(64, 64);
+    let begin = std::time::Instant::now();
+    clock.relate(|| Some(begin.elapsed().as_nanos() as u64));
+    let relation = clock.read().unwrap().unwrap();
+    let now = super::real();
+    let time = relation.time_of(begin.elapsed().as_nanos() as u64, now);
+    assert!(time.unwrap().abs_diff(now) < SECOND / 10);
+}
+
+/// What a reader sees was written at once.
+#[test]
+fn readers_see_whole_relations() {
+    let clock = Arc::new(running(64, 64));
+    let end = Arc::new(AtomicBool::new(false));
+    let readers: Vec<_> = (0..3)
+        .map(|_| {
+            let (clock, end) = (Arc::clone(&clock), Arc::clone(&end));
+            std::thread::spawn(move || {
+                let (mut whole, mut newest) = (0_u64, 0);
+                while !end.load(Ordering::Relaxed) || whole == 0 {
+                    match clock.read() {
+                        Ok(Some(relation)) => {
+                            assert_eq!(relation.real, relation.counter * 3);
+                            assert_eq!(relation.rate, relation.counter * 7 + 1);
+                            assert!(relation.counter >= newest, "never an older one again");
+                            newest = relation.counter;
+                            whole += 1;
+                        }
+                        Ok(None) | Err(Changing) => {}
+                    }
+                }
+            })
+        })
+        .collect();
+    for counter in 0..300_000 {
+        let sample = Sample {
+            counter,
+            real: counter * 3,
+            monotonic: 0,
+        };
+        clock.publish(Some((sample, counter * 7 + 1)));
+    }
+    end.store(true, Ordering::Relaxed);
+    for reader in readers {
+        reader.join().unwrap();
+    }
+}
+
+proptest! {
+    /// Whatever a device says: an answer, from just now, that exact arithmetic gives too.
+    #[test]
+    fn any_stamp_at_any_time(
+        counter: u64, real: u64, rate in 1_u64.., stamp: u64, now: u64, bits in 32_u32..=64, near: bool, by in -5_000_000_000_i64..5_000_000_000,
+    ) {
+        let (now, rate, stamp) = if near {
+            (real.saturating_add_signed(by / 2), NOMINAL + rate % 1_000_000, counter.wrapping_add_signed(by))
+        } else {
+            (now, rate, stamp)
+        };
+        let relation = Relation { counter, real, rate, bits };
+        let low = stamp.wrapping_sub(counter) & mask(bits);
+        let ticks = if low >> (bits - 1) == 0 { i128::from(low) } else { i128::from(low) - (1_i128 << bits) };
+        let exact = i128::from(real) + (ticks * i128::from(rate)).div_euclid(1 << 32);
+        let just_now = exact >= i128::from(now.saturating_sub(OLD)) && exact <= i128::from(now.saturating_add(NEW)) && exact >= 0;
+        prop_assert_eq!(relation.time_of(stamp, now), just_now.then_some(exact as u64));
+    }
+
+    /// Whatever the clocks and the counter do, relating ends, and what comes of it converts.
+    #[test]
+    fn any_samples(samples in proptest::collection::vec((any::<u64>(), any::<u64>(), any::<u64>()), 1..20), bits in 32_u32..=64, stamp: u64) {
+        let clock = running(bits, 32);
+        for (counter, real, monotonic) in samples {
+            clock.take(&mut clock.last(), Sample { counter: counter & mask(bits), real, monotonic });
+            if let Ok(Some(relation)) = clock.read() {
+                let _ = relation.time_of(stamp, real);
+                prop_assert!(relation.rate.abs_diff(NOMINAL) <= NOMINAL >> 8);
+            }
+        }
+    }
+}
