@@ -14,7 +14,7 @@ mod quads;
 mod receive;
 #[cfg(test)]
 pub(crate) mod rig;
-#[allow(dead_code, reason = "no NIC stamps yet")]
+#[expect(dead_code, reason = "no NIC stamps yet")]
 mod stamps;
 mod vectors;
 mod write_back;
