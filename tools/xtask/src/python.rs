@@ -21,7 +21,11 @@ pub fn wheel() -> Result<bool> {
     };
     let wheel = build(&tools)?;
     println!("wheel: {}", wheel.display());
-    println!("install it: pip install {}", wheel.display());
+    // Not into Debian's own Python, which refuses.
+    println!(
+        "install it: python3 -m venv ENV && ENV/bin/pip install {}",
+        wheel.display()
+    );
     Ok(true)
 }
 

@@ -175,6 +175,8 @@ impl Stage {
             let checked = checker.so_far();
             let sent = sent.load(Ordering::Relaxed);
             line.show(|| {
+                // The sender says only now and then how far it is.
+                let sent = sent.max(checked.delivered);
                 let rate = checked.delivered as f64 / start.elapsed().as_secs_f64();
                 format!(
                     "sent {sent}, delivered {}, verified {}, {rate:.0} packets/s",
