@@ -98,6 +98,7 @@ impl Times for System {
 }
 
 /// `CLOCK_REALTIME` now, nanoseconds since 1970; 0 before that.
+#[inline]
 pub(crate) fn real() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.map_or(0, |since| since.as_nanos() as u64)
@@ -165,14 +166,15 @@ impl Clock {
     }
 
     /// Relates counter and clock anew, by the tightest of several samples: to be called once a second while it [runs](Self::is_running), and once when it was
-    /// started. `counter` reads the counter; `None` if it cannot. Takes a few register reads' time.
+    /// started. Nothing is done within a tenth of a second of the last time. `counter` reads the counter; `None` if it cannot. Takes a few register reads' time.
     pub(crate) fn relate(&self, counter: impl FnMut() -> Option<u64>) {
         self.relate_with(counter, &mut System(self.begin));
     }
 
     fn relate_with(&self, mut counter: impl FnMut() -> Option<u64>, times: &mut impl Times) {
         let mut last = self.last();
-        if !self.is_running() {
+        let early = |last: Sample| times.monotonic().saturating_sub(last.monotonic) < APART;
+        if !self.is_running() || last.is_some_and(early) {
             return;
         }
         let mut tightest: Option<(u64, Sample)> = None;

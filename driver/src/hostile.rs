@@ -12,6 +12,7 @@ use std::thread::ThreadId;
 use devrx_pool::{DrainState, Pool, PoolConfig};
 use devrx_provider::{ChunkIndex, Mapping, MemoryProvider, RegionProvider, RegionSpec, memfd};
 
+use crate::clock;
 use crate::{
     HeaderSlots, Nic, QueueConfig, RxBatch, RxChunk, RxFlags, RxQueue, Timestamps, Unsplit,
     ZeroCopy,
@@ -94,6 +95,9 @@ pub(crate) struct Held<Q> {
 
 pub(crate) const CHUNKS: u32 = 64;
 
+/// How far a timestamp may be from when a packet was polled, nanoseconds.
+const WIDE: u64 = 2_100_000_000;
+
 /// What is in a batch already.
 const FILLER: RxChunk = RxChunk {
     chunk: ChunkIndex(u32::MAX),
@@ -130,7 +134,9 @@ impl<Q: RxQueue> Held<Q> {
         for _ in 0..taken {
             batch.push(FILLER);
         }
+        let before = clock::real();
         let count = self.queue.poll(&mut batch);
+        let after = clock::real();
         assert_eq!(count, batch.len() - taken, "poll says what it appended");
         let chunk_size = self.config.provider.region().chunk_size();
         let mut more = false;
@@ -141,6 +147,14 @@ impl<Q: RxQueue> Held<Q> {
             assert!(header <= self.config.headers.slot_size);
             assert_eq!(entry.flags.contains(RxFlags::SPLIT), header > 0);
             assert!(!more || header == 0, "a header belongs to the first chunk");
+            if !more {
+                let by_nic = entry.flags.contains(RxFlags::TIMESTAMP_HW);
+                let by_software = entry.flags.contains(RxFlags::TIMESTAMP_SW);
+                assert!(by_nic != by_software, "a time from one of the two");
+                assert!(!by_nic || self.config.timestamps == Timestamps::Nic);
+                let just_now = before.saturating_sub(WIDE)..=after + WIDE;
+                assert!(just_now.contains(&entry.timestamp), "a time of just now");
+            }
             assert!(self.config.provider.chunks().contains(&entry.chunk.0));
             assert!(!self.out.contains(&entry.chunk.0), "a chunk for one holder");
             self.out.push(entry.chunk.0);

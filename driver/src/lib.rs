@@ -6,7 +6,6 @@
 
 pub mod afxdp;
 mod chunk;
-#[cfg_attr(not(test), expect(dead_code, reason = "no NIC runs it yet"))]
 mod clock;
 pub mod device;
 mod error;

@@ -19,6 +19,8 @@ impl Status {
     pub(super) const VP: u64 = 1 << 3;
     /// The TCP, UDP or SCTP checksum was checked.
     pub(super) const L4CS: u64 = 1 << 5;
+    /// The packet's stamp is in front of it (TSIP, I210 datasheet 7.1.4.2).
+    pub(super) const TSIP: u64 = 1 << 15;
     /// The header is longer than the header buffer.
     pub(super) const HBO: u64 = 1 << 23;
     /// The transport checksum is wrong.

@@ -21,6 +21,7 @@
 //! in MPC, for the port, and raises the overrun interrupt: from then on [`exact`](crate::QueueCounters::exact) is false. QEMU raises the interrupt and
 //! counts neither.
 
+mod clock;
 mod descriptor;
 mod init;
 mod interrupts;

@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+use super::clock;
 use super::regs::{STATUS, icr, status};
 use super::shared::{Fault, Shared};
 use crate::DriverError;
@@ -125,6 +126,7 @@ fn watch<D: Device>(shared: &Shared<D>, vectors: &Vectors, quit: &OwnedFd) {
                 tracing::info!(nic, up = now, "link");
             }
             shared.collect();
+            clock::relate(shared);
         }
         let failed = shared.failed();
         if failed != told {

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use devrx_provider::QueueNeeds;
 
+use super::clock;
 use super::init;
 use super::interrupts;
 use super::monitor::Monitor;
@@ -23,7 +24,7 @@ use super::write_back::{Mode, Receive, Ring, Split, manner_of};
 use crate::device::Device;
 use crate::flow::RuleBoard;
 use crate::ring::{Buffers, Vectors, pause};
-use crate::{DriverError, Nic, PortLosses, QueueConfig};
+use crate::{DriverError, Nic, PortLosses, QueueConfig, Timestamps};
 
 /// How long a packet whose queue has been chosen may be in the NIC: its FIFO holds 64 KiB, half a millisecond of a gigabit.
 const FIFO_DRAIN: Duration = Duration::from_millis(1);
@@ -183,6 +184,10 @@ impl<D: Device> IgbNic<D> {
         // Joins the old thread, which takes no lock of ours.
         self.monitor = None;
         self.shared.forgive();
+        if let Some(clock) = &self.shared.clock {
+            // The reset stopped it.
+            clock.stop();
+        }
         let (vectors, station, monitor) = Self::start(&self.shared, self.queues, self.options)?;
         (self.vectors, self.station, self.monitor) = (vectors, station, Some(monitor));
         self.epoch = self.shared.epoch.load(Ordering::Acquire);
@@ -224,10 +229,7 @@ impl<D: Device> Nic for IgbNic<D> {
     }
 
     fn timestamps(&self) -> Result<(), String> {
-        Err(format!(
-            "the driver of the {} has no timestamps of the NIC; attach without `--timestamps nic`, and packets carry the time at which they were taken from the ring",
-            self.shared.part.name
-        ))
+        self.shared.part.timestamps()
     }
 
     fn open_queue(&mut self, index: u32, config: QueueConfig) -> Result<Self::Queue, DriverError> {
@@ -246,7 +248,6 @@ impl<D: Device> Nic for IgbNic<D> {
             });
         }
         self.check(&config)?;
-        self.check_timestamps(config.timestamps)?;
         let mapper = self.shared.device.mapper();
         let buffers = Buffers::map(&mapper, &config, config.split)?;
         let ring = Ring::new(&mapper, config.ring, buffers)?;
@@ -258,9 +259,16 @@ impl<D: Device> Nic for IgbNic<D> {
         let split = Split::of(&config);
         let (manner, mode) = (
             manner_of(&config),
-            Mode::new(&config, self.options.vlan_strip),
+            Mode::new(&config, self.options.vlan_strip, shared.part.time.ok()),
         );
-        let mut receive = Receive::new(ring, config, manner, mode, Arc::clone(&board), None);
+        let stamps = match config.timestamps {
+            Timestamps::Software => None,
+            Timestamps::Nic => {
+                clock::start(&shared);
+                shared.clock.clone()
+            }
+        };
+        let mut receive = Receive::new(ring, config, manner, mode, Arc::clone(&board), stamps);
         self.enable(index, &mut receive.ring, value)?;
         let queue = IgbQueue::new(
             receive,

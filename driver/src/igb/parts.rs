@@ -1,5 +1,7 @@
 //! The parts this driver knows, and what tells them apart.
 
+use super::clock::SystemTime;
+use super::write_back::Split;
 use crate::device::PciId;
 
 /// Intel's PCI vendor number.
@@ -46,6 +48,8 @@ pub struct Part {
     pub(super) queue_strips_crc: bool,
     /// Whether GCR has the completion timeout resend bit that must be off (82576 datasheet 8.6.1).
     pub(super) completion_resend: bool,
+    /// How its clock counts, by which it stamps every packet; or why it does not.
+    pub(super) time: Result<SystemTime, &'static str>,
 }
 
 static PARTS: [Part; 4] = [
@@ -70,6 +74,9 @@ static PARTS: [Part; 4] = [
         drop_clears: true,
         queue_strips_crc: false,
         completion_resend: true,
+        time: Err(
+            "has one latch for the time of one packet of PTP's, which says nothing of a stream",
+        ),
     },
     Part {
         name: "I350",
@@ -89,6 +96,7 @@ static PARTS: [Part; 4] = [
         drop_clears: true,
         queue_strips_crc: true,
         completion_resend: false,
+        time: Ok(SystemTime::Nanoseconds),
     },
     Part {
         name: "I210",
@@ -112,6 +120,7 @@ static PARTS: [Part; 4] = [
         drop_clears: false,
         queue_strips_crc: true,
         completion_resend: false,
+        time: Ok(SystemTime::Seconds),
     },
     Part {
         name: "I211",
@@ -125,6 +134,7 @@ static PARTS: [Part; 4] = [
         drop_clears: false,
         queue_strips_crc: true,
         completion_resend: false,
+        time: Err("is not known to stamp packets, as no document of it was at hand"),
     },
 ];
 
@@ -145,6 +155,29 @@ pub fn supports(id: PciId) -> Option<&'static Part> {
 }
 
 impl Part {
+    /// Whether it can stamp packets; `Err`: why not.
+    pub(super) fn timestamps(&self) -> Result<(), String> {
+        match self.time {
+            Ok(_) => Ok(()),
+            Err(why) => Err(format!(
+                "the {} {why}; attach without `--timestamps nic`, and packets carry the time at which they were taken from the ring",
+                self.name
+            )),
+        }
+    }
+
+    /// Whether it is known where a stamp goes when headers come like this; `Err`: what to do instead.
+    pub(super) fn stamps_when(&self, split: Split) -> Result<(), String> {
+        if self.time == Ok(SystemTime::Nanoseconds) && split == Split::Headers {
+            return Err(format!(
+                "no document or driver at hand says where the {} puts the timestamp when it splits off headers alone; attach with `--unsplit header`, or with `--no-split`, of \
+                 which it is known",
+                self.name
+            ));
+        }
+        Ok(())
+    }
+
     /// What the part with PCI device number `device` is called, `82576 copper` for example.
     #[must_use]
     pub fn describe(&self, device: u16) -> String {

@@ -127,6 +127,27 @@ pub(super) mod rctl {
     /// Strips the FCS.
     pub const SECRC: u32 = 1 << 26;
 }
+/// Receive FIFO, RW (I210 datasheet 8.3).
+pub(super) const RXPBSIZE: u32 = 0x2404;
+/// [`RXPBSIZE`]: keeps 16 bytes a packet for its stamp (I210 datasheet 7.1.6; bit 31 by DPDK's `e1000_defines.h`).
+pub(super) const RXPBSIZE_STAMPS: u32 = 1 << 31;
+/// The clock (I210 datasheet 8.15.8 to 8.15.10; places as in DPDK's `e1000_regs.h`, for the I350 too), RW: fractions of a nanosecond. Reading it latches the others.
+pub(super) const SYSTIMR: u32 = 0xb6f8;
+/// The clock's lower half: nanoseconds.
+pub(super) const SYSTIML: u32 = 0xb600;
+/// The clock's upper half: more of the nanoseconds (I350, 8 bits), or seconds (I210).
+pub(super) const SYSTIMH: u32 = 0xb604;
+/// Which received packets are stamped, RW (I210 datasheet 8.15.1).
+pub(super) const TSYNCRXCTL: u32 = 0xb620;
+/// Fields of [`TSYNCRXCTL`].
+pub(super) mod tsyncrxctl {
+    /// All packets, where queues want it.
+    pub const ALL: u32 = 4 << 1;
+    /// Stamps.
+    pub const ENABLE: u32 = 1 << 4;
+}
+/// What the clock drives, RW (I210 datasheet 8.15). Bit 31 stops it, which is so after a reset.
+pub(super) const TSAUXC: u32 = 0xb640;
 /// Transmit control, RW (8.12.1).
 pub(super) const TCTL: u32 = 0x0400;
 /// Bits of [`TCTL`].
@@ -244,6 +265,8 @@ pub(super) mod srrctl {
     pub const SPLIT: u32 = 2 << 25;
     /// Advanced descriptors, the header buffer always used.
     pub const SPLIT_ALWAYS: u32 = 5 << 25;
+    /// A stamp in front of every packet (I210 datasheet 7.1.6; bit 30 by DPDK's `e1000_82575.h`).
+    pub const TIMESTAMP: u32 = 1 << 30;
     /// Drops a packet that finds no descriptor, so that other queues go on.
     pub const DROP_EN: u32 = 1 << 31;
 }

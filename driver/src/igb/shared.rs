@@ -4,10 +4,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::clock::SystemTime;
 use super::parts::Part;
 use super::regs::{ICR, icr};
 use super::statistics::Totals;
 use crate::DriverError;
+use crate::clock::Clock;
 use crate::device::{Device, Registers};
 use crate::ring::ring;
 
@@ -56,6 +58,8 @@ pub(super) struct Shared<D: Device> {
     /// Packets that came to each queue since the NIC was opened.
     pub(super) arrived: Box<[AtomicU64]>,
     pub(super) totals: Mutex<Totals>,
+    /// The NIC's clock, if it stamps packets.
+    pub(super) clock: Option<Arc<Clock>>,
 }
 
 impl<D: Device> Shared<D> {
@@ -72,6 +76,7 @@ impl<D: Device> Shared<D> {
             overruns: AtomicU64::new(0),
             arrived: (0..queues).map(|_| AtomicU64::new(0)).collect(),
             totals: Mutex::default(),
+            clock: part.time.ok().map(SystemTime::clock).map(Arc::new),
         }
     }
 

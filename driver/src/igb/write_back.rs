@@ -9,14 +9,19 @@
 //! | 101 always | any | the smaller of HDR_LEN and its size | the rest |
 //! | 001 one buffer | any | nothing | everything |
 //!
+//! With timestamps the first buffer that has anything begins with [`FRONT`] bytes for the stamp, which its length counts: see [`clock`](super::clock).
+//!
 //! In a packet of several descriptors the first has the header, all repeat its length, and only the last one's status counts.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::clock::SystemTime;
 use super::descriptor::{Info, SIZE, Status};
 #[cfg(target_arch = "x86_64")]
 use super::quads::IgbLanes;
 use crate::chunk::RxFlags;
 use crate::queue::{QueueConfig, Unsplit};
-use crate::ring::{self, Header, Manner, Unseen};
+use crate::ring::{self, FRONT, Header, Manner, Stamp, Unseen};
 
 /// Words of a descriptor.
 pub(super) const WORDS: usize = SIZE / 8;
@@ -61,13 +66,20 @@ pub(super) struct Mode {
     split: Split,
     /// The bit that says of a packet that its tag was taken out; none if that is not done at all.
     pub tagged: u64,
+    /// How stamps count; none without.
+    time: Option<SystemTime>,
 }
 
 impl Mode {
-    pub(super) const fn new(config: &QueueConfig, strip_vlan: bool) -> Self {
+    pub(super) const fn new(
+        config: &QueueConfig,
+        strip_vlan: bool,
+        time: Option<SystemTime>,
+    ) -> Self {
         Self {
             split: Split::of(config),
             tagged: if strip_vlan { Status::VP } else { 0 },
+            time,
         }
     }
 }
@@ -168,6 +180,19 @@ impl ring::WriteBack<WORDS> for WriteBack {
             flags |= RxFlags::VLAN;
         }
         flags
+    }
+
+    fn stamp(descriptor: &[AtomicU64; WORDS]) -> Stamp {
+        let status = Status(u64::from_le(descriptor[1].load(Ordering::Relaxed)));
+        if status.has(Status::TSIP) {
+            Stamp::InFront
+        } else {
+            Stamp::None
+        }
+    }
+
+    fn counter(front: [u8; FRONT as usize], mode: Mode) -> Option<u64> {
+        mode.time?.stamp(front)
     }
 
     /// From a table, by what was hashed (four bits) and of the status whether the checksum was checked and whether a tag was taken out.

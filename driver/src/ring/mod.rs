@@ -14,7 +14,6 @@ mod quads;
 mod receive;
 #[cfg(test)]
 pub(crate) mod rig;
-#[expect(dead_code, reason = "no NIC stamps yet")]
 mod stamps;
 mod vectors;
 mod write_back;
@@ -29,5 +28,6 @@ pub(crate) use patience::{pause, wait};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use quads::{Lanes, flag};
 pub(crate) use receive::Receive;
+pub(crate) use stamps::{FRONT, Stamp};
 pub(crate) use vectors::{Vectors, drain, ring};
 pub(crate) use write_back::{Header, WriteBack};

@@ -23,6 +23,7 @@ pub(crate) struct Shape {
     pub ring: u32,
     pub split: bool,
     pub unsplit: Unsplit,
+    pub timestamps: Timestamps,
 }
 
 /// A packet as a client sees it.
@@ -35,6 +36,7 @@ pub(crate) struct Packet {
     pub flow: u16,
     pub vlan: u16,
     pub hash: u32,
+    pub timestamp: u64,
 }
 
 impl Packet {
@@ -104,7 +106,7 @@ impl Shape {
                 zero_copy: ZeroCopy::Auto,
                 split_extra: 0,
                 unsplit: self.unsplit,
-                timestamps: Timestamps::Software,
+                timestamps: self.timestamps,
             }
         });
         (Arc::clone(&region), configs.collect())
@@ -181,6 +183,7 @@ impl<N: Nic, M> Rig<N, M> {
                     flow: entry.flow,
                     vlan: entry.vlan,
                     hash: entry.rss_hash,
+                    timestamp: entry.timestamp,
                 });
             }
             let at = self.region.offset_of(entry.chunk).unwrap() as usize;

@@ -8,7 +8,7 @@ use crate::ice::model::{IceModel, Personality};
 use crate::ice::{IceNic, IceOptions, IceQueue, PackageSource};
 use crate::ring::rig::{self, Shape};
 pub(crate) use crate::ring::rig::{arp, readable, udp, udp_to};
-use crate::{QueueConfig, Unsplit};
+use crate::{QueueConfig, Timestamps, Unsplit};
 
 pub(crate) type Rig = rig::Rig<IceNic<IceModel>, IceModel>;
 pub(crate) type Queue = rig::Queue<IceQueue<IceModel>>;
@@ -62,6 +62,7 @@ impl Setup {
             ring: self.ring,
             split: self.split,
             unsplit: self.unsplit,
+            timestamps: Timestamps::Software,
         }
     }
 

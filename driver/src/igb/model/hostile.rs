@@ -5,8 +5,9 @@
 use std::sync::Arc;
 
 use super::{Fault, IgbModel};
-use crate::hostile::{Bytes, Device, Held, common, configs, frame};
+use crate::hostile::{Bytes, CHUNKS, Device, Held, common, configs, frame};
 use crate::igb::{IgbNic, IgbOptions, IgbQueue};
+use crate::{QueueConfig, Timestamps};
 
 impl IgbModel {
     /// The next register reads of this thread are answered with `words`.
@@ -51,7 +52,17 @@ pub fn exercise(input: &[u8]) {
     };
     let mut held: Vec<Held<_>> = (0..)
         .zip(&configs)
-        .filter_map(|(index, config)| Held::open(&mut nic, index, config))
+        .filter_map(|(index, config)| {
+            let stamped = QueueConfig {
+                timestamps: Timestamps::Nic,
+                ..config.clone()
+            };
+            // Where the part, the slots or the way of splitting do not let it be, without.
+            let stamped = (manner & 0x10 != 0).then(|| Held::open(&mut nic, index, &stamped));
+            stamped
+                .flatten()
+                .or_else(|| Held::open(&mut nic, index, config))
+        })
         .collect();
     while !bytes.is_empty() && !held.is_empty() {
         let op = bytes.byte();
@@ -74,7 +85,7 @@ fn step(
 ) {
     let held = &mut all[at];
     let ring = held.config.ring;
-    match op % 18 {
+    match op % 20 {
         op @ 0..=10 => common(op, bytes, model, nic, held),
         11 => {
             // Anything at all.
@@ -87,8 +98,10 @@ fn step(
         12..=13 => {
             // Nearly a packet: done, lengths of about the buffers' sizes.
             let [flags, high, info, step] = bytes.take();
-            let status =
-                u64::from(flags) | u64::from(high) << 24 | u64::from(bytes.below(4200)) << 32;
+            let status = u64::from(flags)
+                | u64::from(high) << 24
+                | u64::from(step >> 7) << 15
+                | u64::from(bytes.below(4200)) << 32;
             let word = u64::from(bytes.below(1024)) << 21
                 | u64::from(info & 15)
                 | u64::from(info >> 7) << 31;
@@ -108,6 +121,25 @@ fn step(
             }
         }
         16 => held.refill(0, model),
+        17 => {
+            // A stamp, or what is nearly one, in front of packets to come or in place of one that came.
+            let [kind, stamp @ ..]: [u8; 9] = bytes.take();
+            let mut front = [0; 16];
+            front[8..].copy_from_slice(&stamp);
+            front[usize::from(kind % 8)] |= kind >> 6;
+            model.set_front(Some(front).filter(|_| kind & 0x20 != 0));
+            let slot = bytes.below(CHUNKS) as usize * held.config.headers.slot_size as usize;
+            let _ = held.config.headers.memory.copy_in(slot, &front);
+            let region = held.config.provider.region();
+            let chunk = bytes.below(region.chunks()) as usize * region.chunk_size() as usize;
+            if let Some(memory) = region.mapping() {
+                let _ = memory.copy_in(chunk, &front);
+            }
+        }
+        18 => {
+            let how = bytes.byte();
+            model.set_time(u64::from_le_bytes(bytes.take()), how & 1 != 0);
+        }
         _ => {
             let kind = bytes.byte();
             model.set_fault(Fault {

@@ -14,12 +14,15 @@ mod interrupts;
 mod place;
 mod registers;
 mod steer;
+mod systime;
 mod transmit;
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
+use self::systime::Systime;
 use super::parts::{Part, supports};
 use super::regs;
 use crate::device::PciId;
@@ -76,7 +79,11 @@ struct State {
     /// Which of the card's ports it is.
     port: u32,
     phy_loopback: bool,
-    fifo: VecDeque<Vec<u8>>,
+    /// Frames, and what the clock said when each came.
+    fifo: VecDeque<(Vec<u8>, u64)>,
+    systime: Systime,
+    /// What stands in front of packets in place of a stamp.
+    front: Option<[u8; 16]>,
     sent: Vec<Vec<u8>>,
     resets: u32,
     tape: crate::hostile::Tape,
@@ -116,6 +123,8 @@ impl IgbModel {
             port: 0,
             phy_loopback: false,
             fifo: VecDeque::new(),
+            systime: Systime::default(),
+            front: None,
             sent: Vec::new(),
             resets: 0,
             tape: crate::hostile::Tape::default(),
@@ -140,6 +149,19 @@ impl IgbModel {
     #[must_use]
     pub fn sent(&self) -> Vec<Vec<u8>> {
         std::mem::take(&mut self.chip.state().sent)
+    }
+
+    /// The clock says this from now on, in nanoseconds; and stands still if it does not run.
+    pub fn set_time(&self, nanoseconds: u64, runs: bool) {
+        self.chip.state().systime = Systime {
+            base: nanoseconds,
+            since: runs.then(Instant::now),
+        };
+    }
+
+    /// From now on this stands in front of packets that are stamped, in place of the stamp.
+    pub fn set_front(&self, front: Option<[u8; 16]>) {
+        self.chip.state().front = front;
     }
 
     /// From now on it misbehaves like this.

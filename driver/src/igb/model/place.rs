@@ -36,20 +36,20 @@ impl State {
             self.count(statistics::ROC, 1, 32);
             return;
         }
-        let waiting: usize = self.fifo.iter().map(Vec::len).sum();
+        let waiting: usize = self.fifo.iter().map(|(frame, _)| frame.len()).sum();
         if waiting + frame.len() > FIFO {
             self.count(statistics::MPC, 1, 32);
             self.raise_other(icr::RXO);
             return;
         }
-        self.fifo.push_back(frame);
+        self.fifo.push_back((frame, self.now()));
         self.pump();
     }
 
     /// From the FIFO to memory, as far as it goes.
     pub(super) fn pump(&mut self) {
         while self.bus_master
-            && let Some(frame) = self.fifo.pop_front()
+            && let Some((frame, time)) = self.fifo.pop_front()
         {
             let (vlan, frame) = self.strip(frame);
             let seen = Seen::of(&frame);
@@ -64,14 +64,15 @@ impl State {
                 if self.get(ring.rxdctl()) & RXDCTL_ENABLE == 0 {
                     continue;
                 }
-                if self.place(queue, &frame, &seen, hash, vlan) {
+                let front = self.front(queue, time);
+                if self.place(queue, &frame, &seen, hash, vlan, front) {
                     self.raise_queue(queue);
                 } else if self.get(ring.srrctl()) & srrctl::DROP_EN != 0 {
                     self.count(ring.rqdpc(), 1, self.part.drop_bits);
                     self.raise_other(icr::RXO);
                 } else {
                     // Waits, and everything behind it.
-                    self.fifo.push_front(frame);
+                    self.fifo.push_front((frame, time));
                     return;
                 }
             }
@@ -88,10 +89,12 @@ impl State {
         (Some(tag), frame)
     }
 
-    fn layout(&self, queue: u32, frame: &[u8], seen: &Seen) -> Layout {
+    /// `front`: bytes in front of the header, which count as part of it.
+    fn layout(&self, queue: u32, frame: &[u8], seen: &Seen, front: usize) -> Layout {
         let control = self.get(RxQueueRegs::of(queue).srrctl());
         let room = (control >> srrctl::HEADER_SHIFT & 0x3f) as usize * 64;
         let split = seen.split(self.get(PSRTYPE.at(queue % PSRTYPE.count())));
+        let split = split.map(|end| end + front);
         let fits = split.is_some_and(|end| end <= room);
         let whole = Layout {
             header: 0,
@@ -136,6 +139,7 @@ impl State {
         seen: &Seen,
         hash: Option<Hash>,
         vlan: Option<u16>,
+        front: Option<[u8; 16]>,
     ) -> bool {
         let ring = RxQueueRegs::of(queue);
         let entries = self.get(ring.rdlen()) / 16;
@@ -143,7 +147,9 @@ impl State {
         if entries == 0 || buffer == 0 {
             return false;
         }
-        let layout = self.layout(queue, frame, seen);
+        let before = front.as_ref().map_or(&[][..], |front| front);
+        let frame = &[before, frame].concat()[..];
+        let layout = self.layout(queue, frame, seen, before.len());
         let payload = frame.get(layout.header..).unwrap_or_default();
         let parts: Vec<&[u8]> = if payload.is_empty() {
             vec![payload]
@@ -166,6 +172,9 @@ impl State {
         let mut done = 1 << 1 | u64::from(layout.overflow) << 23;
         if self.get(RXCSUM) & 3 << 8 != 0 {
             done |= seen.checksums;
+        }
+        if front.is_some() {
+            done |= 1 << 15;
         }
         if let Some(tag) = vlan {
             done |= 1 << 3 | u64::from(tag) << 48;

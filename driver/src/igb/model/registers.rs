@@ -4,8 +4,8 @@ use super::{Chip, IgbModel, State};
 use crate::device::Registers;
 use crate::igb::regs::{
     CTRL, EICR, EICS, EIMC, EIMS, ICR, IMC, IMS, MDIC, RAH_VALID, RXDCTL_ENABLE, RxQueueRegs,
-    STATUS, SW_FW_SYNC, SWSM, TXDCTL_ENABLE, TxQueueRegs, ctrl, icr, mdic, receive_address, status,
-    sw_fw_sync, swsm,
+    STATUS, SW_FW_SYNC, SWSM, SYSTIMR, TSAUXC, TXDCTL_ENABLE, TxQueueRegs, ctrl, icr, mdic,
+    receive_address, status, sw_fw_sync, swsm,
 };
 
 /// Registers of the BAR.
@@ -53,6 +53,7 @@ impl State {
         self.link = false;
         self.phy_loopback = false;
         self.fifo.clear();
+        self.reset_clock();
         let [a, b, c, d, e, f] = IgbModel::STATION;
         let (low, high) = receive_address(0);
         self.put(low, u32::from_le_bytes([a, b, c, d]));
@@ -85,6 +86,10 @@ impl State {
                 }
                 value
             }
+            SYSTIMR => {
+                self.latch_clock();
+                value
+            }
             EICR => std::mem::take(&mut self.causes),
             SWSM => {
                 self.put(SWSM, value | swsm::SMBI);
@@ -100,6 +105,7 @@ impl State {
             CTRL if value & ctrl::RST != 0 => self.reset(),
             STATUS => {}
             MDIC => self.phy(value),
+            TSAUXC => self.set_clock(value),
             // Software frees SMBI, and never takes it by writing; SWESMBI it takes only with SMBI, and while firmware is out.
             SWSM => {
                 let held = self.get(SWSM);

@@ -13,7 +13,7 @@ use crate::igb::regs::{RXDCTL_ENABLE, RXDCTL_THRESHOLDS, RxQueueRegs, srrctl};
 use crate::igb::shared::Shared;
 use crate::igb::write_back::{Ring, Split};
 use crate::ring::{pause, wait};
-use crate::{DriverError, Nic, QueueConfig};
+use crate::{DriverError, Nic, QueueConfig, Timestamps};
 
 /// Descriptors of a ring: RDLEN is a multiple of 128 bytes, and 4096 is what everybody has tried.
 const RING: RangeInclusive<u32> = 8..=4096;
@@ -21,6 +21,8 @@ const RING: RangeInclusive<u32> = 8..=4096;
 pub(super) const CHUNK: RangeInclusive<u32> = 1024..=16384;
 /// Header slots, bytes: BSIZEHEADER counts 64 bytes, and has 4 bits in QEMU.
 const SLOT: RangeInclusive<u32> = 64..=960;
+/// Header slots with a stamp in front of the header, at least, bytes: more than 128 (I210 datasheet 7.1.6).
+const STAMPED_SLOT: u32 = 192;
 /// How long a queue may take to be enabled.
 const ENABLE_PATIENCE: Duration = Duration::from_millis(10);
 
@@ -32,6 +34,10 @@ pub(super) fn srrctl(config: &QueueConfig) -> u32 {
     let threshold = (config.ring / 8 / 16).min(0x1f) << srrctl::THRESHOLD_SHIFT;
     sizes
         | threshold
+        | match config.timestamps {
+            Timestamps::Software => 0,
+            Timestamps::Nic => srrctl::TIMESTAMP,
+        }
         | match Split::of(config) {
             Split::No => srrctl::ONE_BUFFER,
             Split::Headers => srrctl::SPLIT | headers,
@@ -74,6 +80,7 @@ impl<D: Device> IgbNic<D> {
                 "use a larger region",
             ));
         }
+        self.check_stamps(config)?;
         let headers = &config.headers;
         if !config.split {
             return Ok(());
@@ -106,6 +113,39 @@ impl<D: Device> IgbNic<D> {
                 config.split_extra,
                 "this NIC splits exactly behind the header; use 0",
             ));
+        }
+        Ok(())
+    }
+
+    /// Whether packets can be stamped as they are to come.
+    fn check_stamps(&self, config: &QueueConfig) -> Result<(), DriverError> {
+        self.check_timestamps(config.timestamps)?;
+        if config.timestamps == Timestamps::Software {
+            return Ok(());
+        }
+        let known = self.shared.part.stamps_when(Split::of(config));
+        known.map_err(|why| DriverError::Unsupported {
+            nic: self.name().to_owned(),
+            driver: self.driver().to_owned(),
+            what: "stamp packets with its own clock",
+            why,
+        })?;
+        if config.split && config.headers.slot_size < STAMPED_SLOT {
+            return Err(Self::bad(
+                "header slot",
+                config.headers.slot_size,
+                format!(
+                    "the NIC puts the timestamp in front of the header, for which it wants {STAMPED_SLOT} bytes or more"
+                ),
+            ));
+        }
+        if !config.split && !config.provider.region().cpu_readable() {
+            return Err(DriverError::UnfitMemory {
+                nic: self.name().to_owned(),
+                why: "the NIC puts the timestamp in front of the packet, and no CPU reads this memory; attach with header split, which puts it into the header slot, or \
+                      without `--timestamps nic`"
+                    .to_owned(),
+            });
         }
         Ok(())
     }

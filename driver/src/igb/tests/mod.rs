@@ -8,6 +8,7 @@ mod quads;
 mod rig;
 mod semaphore;
 mod split;
+mod stamps;
 mod steering;
 
 use rig::{Rig, Setup, udp};

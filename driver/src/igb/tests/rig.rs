@@ -8,7 +8,7 @@ use crate::igb::model::IgbModel;
 use crate::igb::{IgbNic, IgbOptions, IgbQueue};
 use crate::ring::rig::{self, Shape};
 pub(crate) use crate::ring::rig::{arp, readable, udp, udp_to};
-use crate::{QueueConfig, Unsplit};
+use crate::{QueueConfig, Timestamps, Unsplit};
 
 pub(crate) type Rig = rig::Rig<IgbNic<IgbModel>, IgbModel>;
 pub(crate) type Queue = rig::Queue<IgbQueue<IgbModel>>;
@@ -24,6 +24,7 @@ pub(crate) struct Setup {
     pub ring: u32,
     pub split: bool,
     pub unsplit: Unsplit,
+    pub timestamps: Timestamps,
     pub options: IgbOptions,
 }
 
@@ -38,6 +39,7 @@ impl Default for Setup {
             ring: 64,
             split: true,
             unsplit: Unsplit::Deliver,
+            timestamps: Timestamps::Software,
             options: IgbOptions::default(),
         }
     }
@@ -53,6 +55,7 @@ impl Setup {
             ring: self.ring,
             split: self.split,
             unsplit: self.unsplit,
+            timestamps: self.timestamps,
         }
     }
 
