@@ -1,7 +1,7 @@
 //! Intel's 82576 and its family, owned through [`Device`](crate::device::Device): registers, rings, header split by the NIC.
 //!
 //! [`IgbNic`] controls, an [`IgbQueue`] receives: the NIC writes headers into the queue's header slots and payload into its chunks, and
-//! no payload byte is looked at here.
+//! no payload byte is looked at here, but for what the NIC puts in front of a packet that is stamped and not split.
 //!
 //! # What has been run
 //!
@@ -14,6 +14,10 @@
 //! See `steer`: by destination address or by hash. Whatever else a rule asks is decided by the queue's thread from the header slot; packets no
 //! rule takes are counted as `unwanted` and their chunks used again. Packets that could not be split lie in the payload as a whole,
 //! where the CPU may not look: only the rule `any` takes them.
+//!
+//! # Timestamps
+//!
+//! See `clock`: the I350 and the I210 put a stamp in front of every packet; where it goes is known for some ways of splitting, and the others are refused.
 //!
 //! # What counts
 //!

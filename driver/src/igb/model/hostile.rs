@@ -5,9 +5,10 @@
 use std::sync::Arc;
 
 use super::{Fault, IgbModel};
+use crate::flow::FlowRule;
 use crate::hostile::{Bytes, CHUNKS, Device, Held, common, configs, frame};
 use crate::igb::{IgbNic, IgbOptions, IgbQueue};
-use crate::{QueueConfig, Timestamps};
+use crate::{Flows, QueueConfig, Timestamps};
 
 impl IgbModel {
     /// The next register reads of this thread are answered with `words`.
@@ -64,6 +65,11 @@ pub fn exercise(input: &[u8]) {
                 .or_else(|| Held::open(&mut nic, index, config))
         })
         .collect();
+    if manner & 8 != 0 {
+        for held in &held {
+            let _ = nic.add_flow(held.index..=held.index, 0, &FlowRule::ANY);
+        }
+    }
     while !bytes.is_empty() && !held.is_empty() {
         let op = bytes.byte();
         let at = usize::from(op >> 7) % held.len();
