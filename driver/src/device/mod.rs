@@ -101,6 +101,12 @@ pub trait Device: Send + Sync + 'static {
     /// What [`trouble`](Self::trouble) was about, once it is readable: a sentence with what to do.
     fn trouble_text(&self) -> String;
 
+    /// Whether there is nothing any more where the device was: it was pulled without a word, or its slot lost power. What is gone writes nothing, and when it comes
+    /// back it is as after power-on. A system call, so not for the packet path.
+    fn gone(&self) -> bool {
+        false
+    }
+
     /// The ways its [`mapper`](Self::mapper) can execute.
     fn ways(&self) -> &'static [MapWay];
 }

@@ -14,7 +14,7 @@ pub(super) enum Fault {
     Fatal,
     /// A reset that was to stop it failed.
     Stuck,
-    /// Its registers read all ones.
+    /// Nobody answers any more.
     Gone,
     /// The system reported an error, or wants the device back.
     Trouble,
@@ -29,8 +29,8 @@ const DEVICE_RESET: &str =
 const FATAL: &str = "the NIC reported an error in its own memory or on the bus; detach and attach again, which resets it";
 const STUCK: &str = "one of the NIC's queues did not stop, and the NIC could not be reset; detach everything and attach again, which tries once more, \
                      or power the machine off and on";
-/// The registers read all ones.
-pub(super) const GONE: &str = "the NIC does not answer any more (its registers read all ones): it was pulled, lost power, or its memory decoding was turned off; \
+/// Registers read all ones, or nobody is there at all.
+pub(super) const GONE: &str = "the NIC does not answer any more: it was pulled, lost power, or its memory decoding was turned off; \
                                detach, then bind the NIC again";
 const TROUBLE: &str = "the system reported an error of the NIC that cannot be corrected, or wants the NIC back; the daemon's log says which; \
                        detach, then bind the NIC again";

@@ -161,7 +161,8 @@ impl<D: Device> Watch<D> {
             // It is being reset, or was, and is not set up: what it answers says nothing.
             return false;
         }
-        if state == u32::MAX && self.shared.read(GLGEN_RSTAT) == u32::MAX {
+        let ones = state == u32::MAX && self.shared.read(GLGEN_RSTAT) == u32::MAX;
+        if ones || self.shared.device.gone() {
             if self.shared.failed() < Fault::Gone as u32 {
                 tracing::error!(nic = self.nic(), "the NIC does not answer any more");
             }

@@ -115,7 +115,7 @@ fn watch<D: Device>(shared: &Shared<D>, vectors: &Vectors, quit: &OwnedFd) {
         let state = shared.read(STATUS);
         if shared.epoch.load(Ordering::Acquire) != epoch {
             // It is being reset, or was, and is not set up: what it answers says nothing.
-        } else if state == u32::MAX {
+        } else if state == u32::MAX || shared.device.gone() {
             if told < Fault::Gone as u32 {
                 tracing::error!(nic, "the NIC does not answer any more");
             }

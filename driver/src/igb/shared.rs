@@ -21,7 +21,7 @@ pub(super) enum Fault {
     Fatal = 1,
     /// A reset that was to stop it failed.
     Stuck,
-    /// Its registers read all ones.
+    /// Nobody answers any more.
     Gone,
     /// The system reported an error, or wants the device back.
     Trouble,
@@ -29,7 +29,7 @@ pub(super) enum Fault {
 
 const TROUBLE: &str = "the system reported an error of the NIC that cannot be corrected, or wants the NIC back; the daemon's log says which; \
                        detach, then bind the NIC again";
-const GONE: &str = "the NIC does not answer any more (its registers read all ones): it was pulled, lost power, or its memory decoding was turned off; \
+const GONE: &str = "the NIC does not answer any more: it was pulled, lost power, or its memory decoding was turned off; \
                     detach, then bind the NIC again";
 const FATAL: &str =
     "the NIC reported an error in its own memory; detach and attach again, which resets it";

@@ -79,13 +79,18 @@ struct Note {
 }
 
 impl Binder {
-    /// Gives a function to vfio-pci. Every write is checked by reading back what became of it.
+    /// Gives a function to vfio-pci. Every write is checked by reading back what became of it. `others` of its group are to be given away next, or have been.
     ///
     /// # Errors
     ///
     /// [`DriverError::NoNic`] with the reason and the way out: there is no such function, an interface of it is in use (unless `force`), no IOMMU guards it, other
     /// functions of its group are with Linux drivers, it has virtual functions, vfio-pci is not there, or the kernel refused.
-    pub fn bind(&self, address: PciAddress, force: bool) -> Result<Bound, DriverError> {
+    pub fn bind(
+        &self,
+        address: PciAddress,
+        others: &[PciAddress],
+        force: bool,
+    ) -> Result<Bound, DriverError> {
         let function = self.sysfs.function(address)?;
         let no_nic = |why: String| refuse(address, why);
         let Some(group) = function.iommu_group else {
@@ -105,7 +110,7 @@ impl Binder {
         if bound.already {
             return Ok(bound);
         }
-        self.check_group(&function, group)?;
+        self.check_group(&function, others, group)?;
         if let Some((_, enabled @ 1..)) = function.virtual_functions {
             return Err(no_nic(format!(
                 "it has {enabled} virtual functions, which would lose their physical function: `echo 0 > {}` first",
@@ -178,22 +183,30 @@ impl Binder {
         self.read_note(address).map(|note| note.driver)
     }
 
-    fn check_group(&self, function: &PciFunction, group: u32) -> Result<(), DriverError> {
-        let held: Vec<String> = function
-            .group_members
-            .iter()
-            .filter(|member| !member.harmless())
-            .map(ToString::to_string)
+    fn check_group(
+        &self,
+        function: &PciFunction,
+        others: &[PciAddress],
+        group: u32,
+    ) -> Result<(), DriverError> {
+        let members = function.group_members.iter();
+        let held: Vec<_> = members
+            .filter(|member| !member.harmless() && !others.contains(&member.address))
             .collect();
         if held.is_empty() {
             return Ok(());
         }
+        let named: Vec<String> = held.iter().map(ToString::to_string).collect();
+        let addresses = held.iter().map(|member| member.address.to_string());
+        let addresses: Vec<String> = addresses.collect();
         Err(refuse(
             function.address,
             format!(
-                "the IOMMU cannot tell it from the other functions of its group {group}, which Linux drives: {}. Unbind those from their \
-                 drivers or bind them to vfio-pci first, or put the card in a slot that has a group of its own",
-                held.join(", ")
+                "the IOMMU cannot tell it from the other functions of its group {group}, which Linux drives: {}. Give them all away together, \
+                 `devrx nic bind {} {}`, or put the card in a slot whose bridge keeps functions apart (PCIe ACS), which has a group of its own",
+                named.join(", "),
+                function.address,
+                addresses.join(" ")
             ),
         ))
     }

@@ -11,7 +11,7 @@ fn refusal(machine: &Machine) -> String {
         notes: machine.sysfs().folder(NIC.parse().unwrap()).join("notes"),
     };
     binder
-        .bind(NIC.parse().unwrap(), false)
+        .bind(NIC.parse().unwrap(), &[], false)
         .unwrap_err()
         .to_string()
 }

@@ -117,6 +117,11 @@ impl<'a> Config<'a> {
         })
     }
 
+    /// Whether nobody answers: all ones is what a root complex makes of that (PCI Express Base Specification 4.0, 2.3.2), and no function's class is `ffffff`.
+    pub(super) fn is_silent(self) -> bool {
+        self.read32(REVISION).is_ok_and(|value| value == u32::MAX)
+    }
+
     /// The command register.
     ///
     /// # Errors

@@ -1,9 +1,10 @@
 //! An IOMMU group: the functions that the IOMMU cannot tell apart, so that they are owned together.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CString;
 use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use nix::errno::Errno;
 use vfio_bindings::bindings::vfio as uapi;
@@ -13,26 +14,42 @@ use super::sysfs::{GroupMember, PciFunction, Sysfs};
 use super::{PciAddress, sys};
 use crate::DriverError;
 
-/// A group in a container. It leaves when dropped.
-#[derive(Debug)]
-pub(super) struct Group {
-    file: File,
-    container: Arc<Container>,
+/// The groups that this process has, by their numbers: a group can be opened once, whatever of it is used.
+static JOINED: Mutex<BTreeMap<u32, Weak<Joined>>> = Mutex::new(BTreeMap::new());
+
+fn joined() -> MutexGuard<'static, BTreeMap<u32, Weak<Joined>>> {
+    JOINED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl AsFd for Group {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
+/// A group in a container. It leaves when dropped.
+#[derive(Debug)]
+struct Joined {
+    file: File,
+    container: Arc<Container>,
+    /// Its functions that are open, or about to be. The kernel would open one twice.
+    functions: Mutex<BTreeSet<PciAddress>>,
+}
+
+impl Joined {
+    fn functions(&self) -> MutexGuard<'_, BTreeSet<PciAddress>> {
+        self.functions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+/// What a function has of its group, and of the container, which all functions of the group share.
+#[derive(Debug)]
+pub(super) struct Group {
+    address: PciAddress,
+    /// There until this is dropped.
+    joined: Option<Arc<Joined>>,
+    container: Arc<Container>,
+}
+
 impl Group {
-    /// Opens the group of `function` and puts it into `container`.
-    pub(super) fn join(
-        sysfs: &Sysfs,
-        function: &PciFunction,
-        container: Arc<Container>,
-    ) -> Result<Self, DriverError> {
+    /// Opens the group of `function` and puts it into a container of its own, if this process has not for another function of it.
+    pub(super) fn join(sysfs: &Sysfs, function: &PciFunction) -> Result<Self, DriverError> {
         let address = function.address;
         let no_nic = |why: String| DriverError::NoNic {
             nic: address.to_string(),
@@ -50,11 +67,17 @@ impl Group {
                 "its driver is {driver}, not vfio-pci: give it to vfio-pci with `devrx nic bind {address}`"
             )));
         }
+        // Held until the group is in its container, so that nobody meets one that is half set up.
+        let mut all = joined();
+        if let Some(group) = all.get(&number).and_then(Weak::upgrade) {
+            return Self::take(group, address);
+        }
+        let container = Arc::new(Container::open()?);
         let file = open_node(format!("/dev/vfio/{number}")).map_err(|error| {
             let fix = match error.raw_os_error() {
                 Some(libc::EBUSY) => format!(
-                    "another program has the IOMMU group {number} of {address}, or this one has, for another function of the group: \
-                     `fuser -v /dev/vfio/{number}` shows who; end that"
+                    "another program has the IOMMU group {number} of {address}: `fuser -v /dev/vfio/{number}` shows who; end that, or have it \
+                     use all functions of the group"
                 ),
                 Some(libc::ENOENT) => format!(
                     "nothing of the IOMMU group {number} is bound to vfio-pci: `devrx nic bind {address}`; a kernel with VFIO's device \
@@ -82,19 +105,46 @@ impl Group {
                 "the group is in another container, or its IOMMU differs from that of the container's other groups; see `dmesg`",
             )
         })?;
-        let group = Self { file, container };
+        let group = Arc::new(Joined {
+            file,
+            container,
+            functions: Mutex::default(),
+        });
         group.container.set_iommu()?;
-        Ok(group)
+        all.insert(number, Arc::downgrade(&group));
+        Self::take(group, address)
+    }
+
+    fn take(group: Arc<Joined>, address: PciAddress) -> Result<Self, DriverError> {
+        if !group.functions().insert(address) {
+            return Err(DriverError::NoNic {
+                nic: address.to_string(),
+                why: "this process has it open already; name it once".to_owned(),
+            });
+        }
+        let container = group.container.clone();
+        Ok(Self {
+            address,
+            joined: Some(group),
+            container,
+        })
     }
 
     pub(super) fn container(&self) -> &Arc<Container> {
         &self.container
     }
 
-    /// Opens a function of the group. vfio-pci enables it, resets it and turns bus mastering off.
-    pub(super) fn open(&self, address: PciAddress) -> Result<OwnedFd, DriverError> {
-        let name = CString::new(address.to_string()).unwrap_or_default();
-        sys::device_fd(self.as_fd(), &name).map_err(|error| {
+    /// Opens the function. vfio-pci enables it, resets it and turns bus mastering off.
+    pub(super) fn open(&self) -> Result<OwnedFd, DriverError> {
+        let name = CString::new(self.address.to_string()).unwrap_or_default();
+        let Some(group) = &self.joined else {
+            return Err(DriverError::sys(
+                "VFIO_GROUP_GET_DEVICE_FD",
+                Errno::ENODEV.into(),
+                "its group was given up; this is a fault in this program",
+            ));
+        };
+        sys::device_fd(group.file.as_fd(), &name).map_err(|error| {
             let fix = match error {
                 Errno::EACCES | Errno::EPERM => {
                     "a virtual function whose physical function is with vfio-pci too needs its token, which is not supported: leave the \
@@ -111,7 +161,17 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        if let Err(error) = sys::unset_container(self.as_fd()) {
+        // Whoever asks for the group next finds it open, or closed, and not between.
+        let _all = joined();
+        if let Some(group) = self.joined.take() {
+            group.functions().remove(&self.address);
+        }
+    }
+}
+
+impl Drop for Joined {
+    fn drop(&mut self) {
+        if let Err(error) = sys::unset_container(self.file.as_fd()) {
             // EBUSY while a duplicate of the device's file is open, as the keeper has one of a BAR's.
             tracing::debug!(%error, "VFIO_GROUP_UNSET_CONTAINER failed; closing the group does the same");
         }
@@ -139,7 +199,7 @@ fn not_viable_text(number: u32, address: PciAddress, members: &[GroupMember]) ->
         .collect();
     format!(
         "its IOMMU group {number} is shared with functions that Linux drives ({}): give those to vfio-pci too (`devrx nic bind`), \
-         or unbind them from their drivers; another slot may have a group of its own",
+         or unbind them from their drivers; a slot whose bridge keeps functions apart (PCIe ACS) has a group of its own",
         held.join(", ")
     )
 }

@@ -38,12 +38,11 @@ pub(super) struct Owned {
 }
 
 impl Owned {
-    /// Opens a function in a container of its own.
+    /// Opens a function, in a container that only functions of its group are in.
     pub(super) fn open(sysfs: &Sysfs, address: PciAddress) -> Result<Arc<Self>, DriverError> {
         let function = sysfs.function(address)?;
-        let container = Arc::new(Container::open()?);
-        let group = Group::join(sysfs, &function, container)?;
-        let device = File::from(group.open(address)?);
+        let group = Group::join(sysfs, &function)?;
+        let device = File::from(group.open()?);
         let info = sys::device_info(device.as_fd()).map_err(|error| {
             DriverError::sys("VFIO_DEVICE_GET_INFO", error.into(), "see `dmesg`")
         })?;

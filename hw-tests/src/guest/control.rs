@@ -176,6 +176,7 @@ impl Control {
                 Reply::Text(self.qmp.monitor(&format!("set_link {nic} {way}"))?)
             }
             Request::Monitor(command) => Reply::Text(self.qmp.monitor(command)?),
+            Request::Events => Reply::Text(serde_json::to_string(&self.qmp.events()?)?),
             Request::Card(nic, request) => Reply::Text(self.card(nic)?.ask(request)?),
         })
     }

@@ -17,6 +17,8 @@ pub struct Machine {
     pub name: &'static str,
     /// Its network interfaces.
     pub nics: &'static [Nic],
+    /// Its PCIe root ports.
+    pub ports: &'static [RootPort],
     /// Whether it has the qxl device.
     pub qxl: bool,
     /// Which NICs are joined: what one sends arrives at the other, and is seen on the way.
@@ -42,8 +44,23 @@ pub struct Nic {
     pub model: Model,
     /// How frames reach it.
     pub backend: Backend,
-    /// Its slot on the bus. An 82576 also takes the slots 16 and 17 above it, for its virtual functions.
+    /// Its slot on the root bus, or its function behind a port. On the root bus an 82576 also takes the slots 16 and 17 above it, for its virtual functions.
     pub slot: u8,
+    /// The root port that it is behind, if it is not on the root bus.
+    pub port: Option<RootPort>,
+}
+
+/// A PCIe root port, which the guest's own driver can power off and on (`pciehp`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RootPort {
+    /// What QEMU calls it.
+    pub id: &'static str,
+    /// Its slot on the root bus.
+    pub slot: u8,
+    /// The bus behind it, and the number of its physical slot. Buses are numbered in the order of the ports' slots.
+    pub bus: u8,
+    /// Whether it keeps what is behind it apart (ACS). Without that all of it is one IOMMU group.
+    pub isolates: bool,
 }
 
 /// The device a NIC is.
@@ -72,13 +89,17 @@ impl Nic {
     /// Its PCI address in the guest.
     #[must_use]
     pub fn pci(&self) -> String {
-        format!("0000:00:{:02x}.0", self.slot)
+        match self.port {
+            None => format!("0000:00:{:02x}.0", self.slot),
+            Some(port) => format!("0000:{:02x}:00.{}", port.bus, self.slot),
+        }
     }
 
     /// Its MAC address.
     #[must_use]
     pub fn mac(&self) -> [u8; 6] {
-        [0x52, 0x54, 0, 0, 0, self.slot]
+        let bus = self.port.map_or(0, |port| port.bus);
+        [0x52, 0x54, 0, 0, bus, self.slot]
     }
 }
 
@@ -91,20 +112,24 @@ pub const STANDARD: Machine = Machine {
             model: Model::Igb,
             backend: Backend::Datagram,
             slot: 1,
+            port: None,
         },
         Nic {
             id: "igb1",
             model: Model::Igb,
             backend: Backend::Datagram,
             slot: 6,
+            port: None,
         },
         Nic {
             id: "virtio0",
             model: Model::Virtio,
             backend: Backend::Datagram,
             slot: 4,
+            port: None,
         },
     ],
+    ports: &[],
     qxl: true,
     cables: &[],
     cpus: 1,
@@ -122,6 +147,7 @@ pub const FAST: Machine = Machine {
         model: Model::Igb,
         backend: Backend::Stream,
         slot: 1,
+        port: None,
     }],
     qxl: false,
     ..STANDARD
@@ -137,12 +163,14 @@ pub const E810: Machine = Machine {
             model: Model::E810,
             backend: Backend::Datagram,
             slot: 1,
+            port: None,
         },
         Nic {
             id: "peer0",
             model: Model::Peer,
             backend: Backend::Datagram,
             slot: 4,
+            port: None,
         },
     ],
     cables: &[("ice0", "peer0")],
@@ -159,8 +187,53 @@ pub const E810_ALONE: Machine = Machine {
         model: Model::E810,
         backend: Backend::Datagram,
         slot: 1,
+        port: None,
     }],
     qxl: false,
+    ..STANDARD
+};
+
+/// A port whose NIC can be pulled while the machine runs.
+const PULLED: RootPort = RootPort {
+    id: "pulled",
+    slot: 8,
+    bus: 1,
+    isolates: true,
+};
+/// A port that makes one IOMMU group of what is behind it.
+const LUMPED: RootPort = RootPort {
+    id: "lumped",
+    slot: 9,
+    bus: 2,
+    isolates: false,
+};
+
+const fn igb(id: &'static str, port: Option<RootPort>, slot: u8) -> Nic {
+    Nic {
+        id,
+        model: Model::Igb,
+        backend: Backend::Datagram,
+        slot,
+        port,
+    }
+}
+
+/// Four 82576: `igb0` can be pulled, `igb1` is as on the standard machine, and `igb2` and `igb3` are two functions of one IOMMU group. Linux's pciehp sees to the
+/// slots, as on a real machine, not the firmware.
+pub const HOTPLUG: Machine = Machine {
+    name: "hotplug",
+    nics: &[
+        igb("igb0", Some(PULLED), 0),
+        igb("igb1", None, 6),
+        igb("igb2", Some(LUMPED), 0),
+        igb("igb3", Some(LUMPED), 1),
+    ],
+    ports: &[PULLED, LUMPED],
+    qxl: false,
+    arguments: &[
+        "-global",
+        "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off",
+    ],
     ..STANDARD
 };
 

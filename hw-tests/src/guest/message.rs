@@ -86,6 +86,8 @@ pub enum Request {
     SetLink(String, bool),
     /// A command for QEMU's human monitor.
     Monitor(String),
+    /// What QEMU says has happened since this was last asked: a JSON array of its events.
+    Events,
     /// A request to the model of this NIC: `devrx_e810_model::server::Control` says which there are.
     Card(String, String),
 }

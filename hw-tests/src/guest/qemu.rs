@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use super::card::Card;
 use super::inject::Port;
 use super::kernel::Kernel;
-use super::machine::{BAR, CONTROL, Machine, Model};
+use super::machine::{BAR, CONTROL, Machine, Model, Nic};
 use super::trixie::Tree;
 
 /// What may be asked of QEMU beside the machine.
@@ -140,33 +140,21 @@ pub fn command(machine: &Machine, kernel: &Kernel, files: &Files, options: &Opti
         &format!("virtserialport,chardev=control,name={CONTROL}"),
     ]);
     command.args(["-qmp", &format!("unix:{}", socket(files.monitor()))]);
+    for port in machine.ports {
+        let acs = if port.isolates { "off" } else { "on" };
+        let (id, bus, slot) = (port.id, port.bus, port.slot);
+        let port = format!(
+            "pcie-root-port,id={id},chassis={bus},slot={bus},addr={slot:#x},disable-acs={acs}"
+        );
+        command.args(["-device", &port]);
+    }
     for nic in machine.nics {
         if nic.model == Model::E810 {
             command.args(["-device", &Card::device(nic, files.folder())]);
             continue;
         }
         command.args(["-netdev", &Port::netdev(nic, files.folder())]);
-        let [a, b, c, d, e, f] = nic.mac();
-        let place = format!(
-            "netdev={},id={},mac={a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x},addr={:#x}",
-            nic.id,
-            nic.id.to_uppercase(),
-            nic.slot
-        );
-        command.args([
-            "-device",
-            &match nic.model {
-                Model::Igb => format!("igb,{place}"),
-                Model::Peer | Model::E810 => {
-                    format!("virtio-net-pci,{place},disable-legacy=on,romfile=,mq=off")
-                }
-                // AF_XDP's zero-copy needs the IOMMU's DMA addresses and a ring that can be reset; XDP needs one buffer a frame.
-                Model::Virtio => format!(
-                    "virtio-net-pci,{place},disable-legacy=on,iommu_platform=on,romfile=,mq=off,\
-                 guest_tso4=off,guest_tso6=off,guest_ecn=off,guest_ufo=off,guest_csum=off"
-                ),
-            },
-        ]);
+        command.args(["-device", &device(nic)]);
     }
     let memory = format!(
         "memory-backend-file,id=bar,size={BAR},mem-path={},share=on",
@@ -186,6 +174,34 @@ pub fn command(machine: &Machine, kernel: &Kernel, files: &Files, options: &Opti
         command.args(["-plugin", plugin]);
     }
     command
+}
+
+/// The argument of QEMU's `-device`, or of its monitor's `device_add`, for a NIC that QEMU models itself.
+#[must_use]
+pub fn device(nic: &Nic) -> String {
+    let [a, b, c, d, e, f] = nic.mac();
+    let address = match nic.port {
+        None => format!("addr={:#x}", nic.slot),
+        Some(port) => format!("bus={},addr=0x0.{},multifunction=on", port.id, nic.slot),
+    };
+    let place = format!(
+        "netdev={},id={},mac={a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x},{address}",
+        nic.id,
+        nic.id.to_uppercase(),
+    );
+    match nic.model {
+        // Its first function names the next one only when told to, and Linux looks for no other (ARI).
+        Model::Igb if nic.port.is_some() => format!("igb,{place},x-pcie-ari-nextfn-1=on"),
+        Model::Igb => format!("igb,{place}"),
+        Model::Peer | Model::E810 => {
+            format!("virtio-net-pci,{place},disable-legacy=on,romfile=,mq=off")
+        }
+        // AF_XDP's zero-copy needs the IOMMU's DMA addresses and a ring that can be reset; XDP needs one buffer a frame.
+        Model::Virtio => format!(
+            "virtio-net-pci,{place},disable-legacy=on,iommu_platform=on,romfile=,mq=off,\
+             guest_tso4=off,guest_tso6=off,guest_ecn=off,guest_ufo=off,guest_csum=off"
+        ),
+    }
 }
 
 /// Starts it, with what it says going to the files. It is killed when this process dies.

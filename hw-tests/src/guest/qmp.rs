@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 #[derive(Debug)]
 pub struct Qmp {
     reader: BufReader<UnixStream>,
+    events: Vec<Value>,
 }
 
 impl Qmp {
@@ -19,6 +20,7 @@ impl Qmp {
         stream.set_read_timeout(Some(Duration::from_secs(10)))?;
         let mut qmp = Self {
             reader: BufReader::new(stream),
+            events: Vec::new(),
         };
         qmp.line().context("QEMU's greeting")?;
         qmp.command(&json!({"execute": "qmp_capabilities"}))?;
@@ -34,6 +36,13 @@ impl Qmp {
         Ok(answer.as_str().unwrap_or_default().to_owned())
     }
 
+    /// What has happened since this was last asked, as QEMU tells it.
+    pub fn events(&mut self) -> Result<Vec<Value>> {
+        // An answer comes behind all that happened before it.
+        self.command(&json!({"execute": "query-name"}))?;
+        Ok(std::mem::take(&mut self.events))
+    }
+
     fn command(&mut self, command: &Value) -> Result<Value> {
         let mut line = command.to_string();
         line.push('\n');
@@ -46,7 +55,7 @@ impl Qmp {
             if let Some(error) = answer.get("error") {
                 bail!("QEMU refused {command}: {error}");
             }
-            // Anything else is an event.
+            self.events.push(answer);
         }
     }
 

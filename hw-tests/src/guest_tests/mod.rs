@@ -10,12 +10,14 @@ pub mod book;
 pub mod boot;
 pub mod gpu;
 pub mod harness;
+pub mod hotplug;
 pub mod igb_idle;
 pub mod igb_neighbours;
 pub mod igb_receive;
 pub mod igb_round_trip;
 pub mod igb_safety;
 pub mod igb_sums;
+pub mod iommu_group;
 pub mod memory;
 pub mod nic_commands;
 pub mod samples;
@@ -93,6 +95,8 @@ pub fn all() -> Vec<Test> {
         boot::TESTS,
         gpu::TESTS,
         harness::TESTS,
+        iommu_group::TESTS,
+        hotplug::TESTS,
         igb_receive::TESTS,
         igb_round_trip::TESTS,
         igb_safety::TESTS,

@@ -68,12 +68,15 @@ fn open(host: &mut Host) -> Result<()> {
         ensure!(status != u32::MAX, "the registers do not answer");
         refused(
             Function::open(pci, &Options::default()),
-            &["open of /dev/vfio/GROUP", "another program"],
+            &["this process has it open already"],
         )?;
         // Registers and mappings keep it open.
         let registers = function.registers();
         drop(function);
-        refused(Function::open(pci, &Options::default()), &["os error 16"])?;
+        refused(
+            Function::open(pci, &Options::default()),
+            &["has it open already"],
+        )?;
         ensure!(registers.read32(8) != u32::MAX, "the registers went away");
     }
     let absent: PciAddress = "00:1e.0".parse()?;

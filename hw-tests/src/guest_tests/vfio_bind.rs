@@ -26,18 +26,18 @@ pub const TESTS: &[Test] = &[
 fn bind(host: &mut Host) -> Result<()> {
     let pci = address(host)?;
     let binder = Binder::default();
-    refused(binder.bind(pci, false), &["igb0 is up", "--force"])?;
+    refused(binder.bind(pci, &[], false), &["igb0 is up", "--force"])?;
     sh("ip link set igb0 down")?;
     sh("ip addr add 10.9.0.1/24 dev igb0")?;
-    refused(binder.bind(pci, false), &["10.9.0.1"])?;
+    refused(binder.bind(pci, &[], false), &["10.9.0.1"])?;
     sh("ip addr del 10.9.0.1/24 dev igb0")?;
-    let bound = binder.bind(pci, false)?;
+    let bound = binder.bind(pci, &[], false)?;
     ensure!(
         bound.before.as_deref() == Some("igb") && bound.interfaces == ["igb0"] && !bound.already,
         "{bound:?}"
     );
     ensure!(
-        binder.bind(pci, false)?.already,
+        binder.bind(pci, &[], false)?.already,
         "a second bind did something"
     );
     let function = Sysfs::default().function(pci)?;
@@ -60,7 +60,7 @@ fn bind(host: &mut Host) -> Result<()> {
         &["its driver is igb", "devrx nic bind"],
     )?;
     // Without a note the kernel chooses.
-    binder.bind(pci, true)?;
+    binder.bind(pci, &[], true)?;
     fs::remove_dir_all(&binder.notes)?;
     let unbound = binder.unbind(pci)?;
     ensure!(
@@ -75,7 +75,7 @@ fn bind(host: &mut Host) -> Result<()> {
 fn forced(host: &mut Host) -> Result<()> {
     let pci = address(host)?;
     let binder = Binder::default();
-    let bound = binder.bind(pci, true)?;
+    let bound = binder.bind(pci, &[], true)?;
     ensure!(bound.cut_off == ["its interface igb0 is up"], "{bound:?}");
     ensure!(
         binder.unbind(pci)?.now.as_deref() == Some("igb"),
@@ -87,7 +87,7 @@ fn forced(host: &mut Host) -> Result<()> {
 fn without(host: &mut Host) -> Result<()> {
     let pci = address(host)?;
     let binder = Binder::default();
-    let bound = binder.bind(pci, false)?;
+    let bound = binder.bind(pci, &[], false)?;
     ensure!(bound.before.is_none(), "{bound:?}");
     ensure!(
         binder.noted(pci) == Some(None),
@@ -114,7 +114,7 @@ fn virtual_functions(host: &mut Host) -> Result<()> {
     fs::write(&file, "2")?;
     let result = (|| {
         refused(
-            Binder::default().bind(pci, false),
+            Binder::default().bind(pci, &[], false),
             &["2 virtual functions", "sriov_numvfs"],
         )?;
         let all = sysfs.network_functions()?;
@@ -124,7 +124,7 @@ fn virtual_functions(host: &mut Host) -> Result<()> {
             .collect();
         ensure!(its.len() == 2, "{its:?}");
         let first = its[0].address;
-        Binder::default().bind(first, true)?;
+        Binder::default().bind(first, &[], true)?;
         let opened = Function::open(first, &Options::default())?;
         ensure!(opened.id().device == 0x10ca, "{opened:?}");
         println!(

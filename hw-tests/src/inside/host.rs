@@ -196,6 +196,12 @@ impl Host {
         self.monitor_request(&Request::Monitor(command.to_owned()))
     }
 
+    /// What QEMU says has happened since this was last asked.
+    pub fn events(&mut self) -> Result<Vec<serde_json::Value>> {
+        let events = self.monitor_request(&Request::Events)?;
+        Ok(serde_json::from_str(&events)?)
+    }
+
     /// Asks the model of a NIC for something; what it answers, a line each.
     pub fn card(&mut self, nic: &str, request: &str) -> Result<String> {
         self.monitor_request(&Request::Card(nic.to_owned(), request.to_owned()))

@@ -156,6 +156,8 @@ impl<N: Nic> ServedNic for N {
 pub struct NicSlot {
     /// The NIC.
     pub nic: Box<dyn ServedNic>,
+    /// Whether it was let go of.
+    pub gone: bool,
     /// The user's own name for it.
     pub alias: Option<String>,
     /// What the configuration says about its queues.
@@ -212,6 +214,7 @@ impl NicSlot {
     ) -> Self {
         Self {
             nic,
+            gone: false,
             alias,
             settings,
             past: BTreeMap::new(),
@@ -221,8 +224,16 @@ impl NicSlot {
     }
 
     /// Lets go of a NIC that has failed, all of whose attachments have ended: it is closed, and what is left answers for it.
+    ///
+    /// Closing has the kernel reset it. Where it is gone without the kernel's knowing that takes a minute, for which nothing else waits.
     pub fn let_go(&mut self, why: String) {
-        self.nic = Box::new(gone::Gone::of(&*self.nic, why));
+        self.gone = true;
+        let gone = Box::new(gone::Gone::of(&*self.nic, why));
+        let nic = std::mem::replace(&mut self.nic, gone);
+        let close = std::thread::Builder::new().name("devrx-let-go".to_owned());
+        if let Err(error) = close.spawn(move || drop(nic)) {
+            tracing::error!(%error, "no thread to close a NIC; control closed it");
+        }
     }
 
     /// Takes in what the kernel has logged of the NIC's DMA. A stopped write means a packet that is not where its descriptor says, and a

@@ -19,8 +19,9 @@ pub enum NicCommand {
     List,
     /// Hand a NIC to vfio-pci, so that `devrx run --nic vfio:PCI` can own it.
     Bind {
-        /// Its PCI address, for example 0000:03:00.0.
-        pci: PciAddress,
+        /// Its PCI address, for example 0000:03:00.0; all of an IOMMU group together where they share one.
+        #[arg(required = true)]
+        pci: Vec<PciAddress>,
         /// Cut off what Linux uses it for.
         #[arg(long)]
         force: bool,
@@ -39,7 +40,7 @@ pub enum NicCommand {
 pub fn run(command: &NicCommand, socket: &Path, json: bool) -> Result<()> {
     match command {
         NicCommand::List => list(socket, json),
-        NicCommand::Bind { pci, force } => bind(*pci, *force, json),
+        NicCommand::Bind { pci, force } => bind_all(pci, *force, json),
         NicCommand::Unbind { pci } => unbind(*pci, socket, json),
     }
 }
@@ -61,7 +62,10 @@ fn list(socket: &Path, json: bool) -> Result<()> {
         Ok(nics) => (nics.as_slice(), true),
         Err(_) => (&[][..], false),
     };
-    let runs = |function: &Function| nics.iter().any(|nic| function.is(&nic.nic));
+    let runs = |function: &Function| {
+        let mut nics = nics.iter();
+        nics.any(|nic| !nic.gone && function.is(&nic.nic))
+    };
     if json {
         let functions: Vec<_> = functions
             .iter()
@@ -99,12 +103,12 @@ fn list(socket: &Path, json: bool) -> Result<()> {
         say!("\nno daemon at {}", socket.display())?;
     }
     for nic in nics {
-        say!(
-            "\nthe daemon runs {} ({}, {} queues)",
-            nic.nic,
-            nic.driver,
-            nic.queues
-        )?;
+        let (name, driver, queues) = (&nic.nic, &nic.driver, nic.queues);
+        if nic.gone {
+            say!("\nthe daemon has let go of {name} ({driver})")?;
+        } else {
+            say!("\nthe daemon runs {name} ({driver}, {queues} queues)")?;
+        }
         for held in &nic.attachments {
             say!(
                 "  queues {}-{}: {}",
@@ -120,9 +124,18 @@ fn list(socket: &Path, json: bool) -> Result<()> {
     Ok(())
 }
 
-fn bind(pci: PciAddress, force: bool, json: bool) -> Result<()> {
+/// One after another; those before one that is refused stay bound.
+fn bind_all(all: &[PciAddress], force: bool, json: bool) -> Result<()> {
+    for pci in all {
+        let others: Vec<PciAddress> = all.iter().copied().filter(|other| other != pci).collect();
+        bind(*pci, &others, force, json)?;
+    }
+    Ok(())
+}
+
+fn bind(pci: PciAddress, others: &[PciAddress], force: bool, json: bool) -> Result<()> {
     let bound = Binder::default()
-        .bind(pci, force)
+        .bind(pci, others, force)
         .with_context(|| format!("cannot hand {pci} to vfio-pci"))?;
     let found = Sysfs::default().function(pci)?;
     let known = functions::known(found.id);
@@ -215,7 +228,7 @@ fn in_use(pci: PciAddress, socket: &Path) -> Result<Option<String>> {
     let users: Vec<String> = users.iter().map(ToString::to_string).collect();
     let served = running(socket).is_ok_and(|nics| {
         nics.iter()
-            .any(|nic| nic.nic.parse::<PciAddress>().is_ok_and(|nic| nic == pci))
+            .any(|nic| !nic.gone && nic.nic.parse::<PciAddress>().is_ok_and(|nic| nic == pci))
     });
     let group = found.iommu_group.unwrap_or_default();
     if served {

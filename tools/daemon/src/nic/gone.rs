@@ -34,7 +34,11 @@ impl Gone {
             packets: (0..nic.queues())
                 .map(|queue| (queue, nic.queue_packets(queue)))
                 .collect(),
-            losses: nic.port_losses(),
+            // What it lost since it was last asked nobody knows.
+            losses: PortLosses {
+                exact: false,
+                ..nic.port_losses()
+            },
             queues: nic.queues(),
             why,
         }

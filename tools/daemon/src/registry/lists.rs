@@ -94,6 +94,7 @@ impl Registry {
             driver: slot.nic.driver().to_owned(),
             queues: slot.nic.queues(),
             attachments: on(place).collect(),
+            gone: slot.gone,
             notes: slot.nic.warnings(),
         };
         self.nics.iter().enumerate().map(info).collect()

@@ -347,6 +347,9 @@ pub struct NicInfo {
     /// The attachments on its queues.
     #[serde(default)]
     pub attachments: Vec<NicAttachment>,
+    /// It has failed or was taken away, and the daemon has let go of it: the notes say why.
+    #[serde(default)]
+    pub gone: bool,
     /// What else there is to say.
     #[serde(default)]
     pub notes: Vec<String>,
