@@ -78,8 +78,8 @@ pub(crate) struct Receive<W: WriteBack<WORDS>, const WORDS: usize> {
     manner: Manner,
     /// Plain packets are taken in rows: they are split, and need no look for a stamp.
     in_rows: bool,
-    /// On a queue with the NIC's timestamps.
-    stamps: Option<Stamps>,
+    /// On a queue with the NIC's timestamps. Elsewhere, as most have it not: what stands here costs the others.
+    stamps: Option<Box<Stamps>>,
     pub(super) mode: W::Mode,
     pub(super) chunk_size: u16,
     pub(super) slot_size: u16,
@@ -114,7 +114,7 @@ impl<W: WriteBack<WORDS>, const WORDS: usize> Receive<W, WORDS> {
             classifier: Classifier::new(board),
             manner,
             in_rows: manner.splits && clock.is_none(),
-            stamps: clock.map(Stamps::new),
+            stamps: clock.map(|clock| Box::new(Stamps::new(clock))),
             mode,
             // Both checked with the configuration: below 64 KiB.
             chunk_size: region.chunk_size() as u16,
