@@ -52,6 +52,24 @@ fn attach_and_detach_under_live_traffic_disturb_no_neighbour() {
     });
 }
 
+/// The kernel takes a queue back after the socket is closed, in its own time.
+#[test]
+fn an_attach_right_after_a_detach_gets_the_queue() {
+    lane::test(|| {
+        let link = Link::new(LinkSpec::default())?;
+        let daemon = Daemon::start(&link)?;
+        let live = Sender::start(&link, Traffic::flood(5000))?;
+        for round in 0..100 {
+            daemon
+                .attach("again", "0", 64, 4096, &["udp,dst-port=5000"])
+                .and_then(|_| daemon.detach("again"))
+                .with_context(|| format!("round {round}"))?;
+        }
+        live.stop()?;
+        Ok(())
+    });
+}
+
 #[test]
 fn detaching_under_a_consumer_ends_it_and_frees_the_queue() {
     lane::test(|| {

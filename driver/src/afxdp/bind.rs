@@ -1,30 +1,20 @@
-//! Making a socket over a share of a region, and proving that one is gone.
+//! Making a socket over a share of a region.
 
 use std::io;
-use std::time::{Duration, Instant};
 
 use devrx_provider::{MapWay, page_size};
 
-use super::memory::RingMemory;
 use super::ring::{Consumer, Desc, Producer};
+use super::teardown::{TEARDOWN, bind_patiently};
 use super::xsk_sys::{BindFlags, RingKind, Socket};
 use crate::{DriverError, QueueConfig, ZeroCopy};
 
-/// How long the kernel is given to take a queue back from the socket before: 7 to 28 ms are usual, more under load.
-const TEARDOWN: Duration = Duration::from_secs(2);
 /// Entries of the completion ring, which a socket that only receives must have all the same.
 const COMPLETIONS: u32 = 64;
 /// What XDP puts before a frame in a chunk (`XDP_PACKET_HEADROOM`), bytes.
 pub(super) const HEADROOM: u32 = 256;
 /// What zero-copy multi-buffer keeps at a chunk's end, bytes.
 const TAILROOM: u32 = 320;
-/// How a queue is asked whether it is free: by options that every kernel and every driver takes. (Before Linux 6.6 there is no
-/// multi-buffer, and asking for it is EINVAL: a queue would never be proven free. In copy mode no MTU is too large.)
-const PROBE: BindFlags = BindFlags {
-    zero_copy: false,
-    multi_buffer: false,
-};
-
 /// The umem: where a provider's share lies.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Share {
@@ -201,21 +191,6 @@ fn modes(wanted: ZeroCopy, mtu: u32, chunk: u32) -> Vec<BindFlags> {
     modes
 }
 
-/// A socket that was closed just now still has the queue for some milliseconds: `EBUSY` is not the last word.
-fn bind_patiently(socket: &Socket, ifindex: u32, queue: u32, flags: BindFlags) -> io::Result<()> {
-    let deadline = Instant::now() + TEARDOWN;
-    loop {
-        match socket.bind(ifindex, queue, flags) {
-            Err(error)
-                if error.raw_os_error() == Some(libc::EBUSY) && Instant::now() < deadline =>
-            {
-                std::thread::sleep(Duration::from_millis(2));
-            }
-            other => return other,
-        }
-    }
-}
-
 fn umem_error(nic: &str, len: usize, error: io::Error) -> DriverError {
     match error.raw_os_error() {
         Some(libc::ENOBUFS) => DriverError::sys(
@@ -243,7 +218,11 @@ fn bind_error(nic: &str, queue: u32, wanted: ZeroCopy, error: io::Error) -> Driv
         Some(libc::EBUSY) => DriverError::QueueBusy {
             nic,
             queue,
-            why: format!("another program has an AF_XDP socket on it (EBUSY for {} s); `ss --xdp -p` shows which", TEARDOWN.as_secs()),
+            why: format!(
+                "another program has an AF_XDP socket on it (EBUSY for {} s); `ss --xdp -p` shows which; where it shows none, the kernel has \
+                 not freed it yet: try again",
+                TEARDOWN.as_secs()
+            ),
         },
         Some(libc::EOPNOTSUPP) if wanted == ZeroCopy::ZeroCopy => DriverError::Unsupported {
             nic,
@@ -263,103 +242,9 @@ fn bind_error(nic: &str, queue: u32, wanted: ZeroCopy, error: io::Error) -> Driv
     }
 }
 
-/// Waits until the queue is free: the driver has taken a closed zero-copy socket's chunks out of its hardware then, which the kernel does
-/// after `close` has returned (net/xdp/xsk_buff_pool.c:xp_clear_dev frees the queue after the driver has let go). Known by binding another
-/// socket to it, with memory of its own.
-///
-/// `EBUSY` at the end has two causes that cannot be told apart: the driver has not let go, or it has, and another program was
-/// faster than this.
-pub(super) fn wait_until_free(ifindex: u32, queue: u32) -> io::Result<()> {
-    let page = usize::try_from(page_size()).map_err(io::Error::other)?;
-    let memory = RingMemory::anonymous(page)?;
-    let socket = Socket::new()?;
-    socket.register_umem(memory.base().as_ptr(), page as u64, 2048)?;
-    for ring in [RingKind::Fill, RingKind::Completion, RingKind::Rx] {
-        socket.set_ring(ring, 2)?;
-    }
-    match bind_patiently(&socket, ifindex, queue, PROBE) {
-        // An interface that is gone has no queue.
-        Err(error) if error.raw_os_error() != Some(libc::ENODEV) => Err(error),
-        _ => Ok(()),
-    }
-}
-
-/// What [`wait_until_free`] failed with, and what to do.
-pub(super) fn not_free(ifindex: u32, queue: u32, error: io::Error) -> DriverError {
-    let name = nix::net::if_::if_indextoname(ifindex)
-        .map_or_else(|_| "IF".into(), |name| name.to_string_lossy().into_owned());
-    let fix = if error.raw_os_error() == Some(libc::EBUSY) {
-        format!(
-            "queue {queue} of {name} is still taken after {} s: either another program has bound it since (`ss --xdp -p` shows which; \
-             end it), or the NIC has not let go and may still write the region (`ip link set {name} down` makes it); keep the region \
-             until the queue can be stopped",
-            TEARDOWN.as_secs()
-        )
-    } else {
-        format!(
-            "it is not known whether the NIC still writes the region (`ip link set {name} down` makes it let go); keep the region until \
-             the queue can be stopped"
-        )
-    };
-    DriverError::sys("taking the queue back from the NIC", error, fix)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn socket_on(ifindex: u32) -> (Socket, RingMemory) {
-        let memory = RingMemory::anonymous(4096).unwrap();
-        let socket = Socket::new().unwrap();
-        socket
-            .register_umem(memory.base().as_ptr(), 4096, 2048)
-            .unwrap();
-        for ring in [RingKind::Fill, RingKind::Completion, RingKind::Rx] {
-            socket.set_ring(ring, 2).unwrap();
-        }
-        socket.bind(ifindex, 0, PROBE).unwrap();
-        (socket, memory)
-    }
-
-    /// The proof that a NIC has let go: not while there is a socket, and soon after it was closed.
-    #[test]
-    fn a_queue_is_free_when_its_socket_is_gone() {
-        if !nix::unistd::Uid::effective().is_root() {
-            eprintln!("skipped: not root: AF_XDP sockets need it");
-            return;
-        }
-        let thread = std::thread::spawn(|| {
-            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
-            let lo = nix::net::if_::if_nametoindex("lo").unwrap();
-            let held = socket_on(lo);
-            let error = wait_until_free(lo, 0).unwrap_err();
-            assert_eq!(error.raw_os_error(), Some(libc::EBUSY));
-            // Here it is another program's, for all that this one knows.
-            let text = not_free(lo, 0, error).to_string();
-            for part in ["another program", "ss --xdp -p", "ip link set lo down"] {
-                assert!(text.contains(part), "{part}: {text}");
-            }
-            assert!(!text.contains("  "), "{text}");
-            drop(held);
-            let start = Instant::now();
-            wait_until_free(lo, 0).unwrap();
-            assert!(start.elapsed() < TEARDOWN);
-            assert!(
-                wait_until_free(99, 0).is_ok(),
-                "an interface that is gone writes nowhere"
-            );
-        });
-        thread.join().unwrap();
-    }
-
-    /// net/xdp/xsk.c of Linux 6.1 (Debian 12) refuses every option but these.
-    #[test]
-    fn the_proof_asks_for_nothing_that_older_kernels_do_not_know() {
-        let known =
-            libc::XDP_SHARED_UMEM | libc::XDP_COPY | libc::XDP_ZEROCOPY | libc::XDP_USE_NEED_WAKEUP;
-        assert_eq!(PROBE.bits() & !known, 0);
-        assert_eq!(PROBE.bits() & libc::XDP_COPY, libc::XDP_COPY);
-    }
 
     #[test]
     fn zero_copy_is_tried_first_and_only_where_asked() {

@@ -28,6 +28,7 @@ mod ntuple;
 mod queue;
 mod receive;
 mod ring;
+mod teardown;
 mod xsk_sys;
 
 pub use discover::{Interface, discover};

@@ -5,8 +5,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use devrx_pool::{Pool, Returns};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use super::bind;
 use super::receive::Receive;
+use super::teardown;
 use super::xsk_sys::{Socket, Statistics};
 use crate::{DriverError, QueueCounters, RxQueue, RxSink};
 
@@ -90,8 +90,8 @@ impl AfXdpQueue {
 
     fn prove(&mut self) -> Result<(), DriverError> {
         if self.unproven {
-            bind::wait_until_free(self.ifindex, self.index)
-                .map_err(|error| bind::not_free(self.ifindex, self.index, error))?;
+            teardown::wait_until_free(self.ifindex, self.index)
+                .map_err(|error| teardown::not_free(self.ifindex, self.index, error))?;
             self.unproven = false;
         }
         Ok(())
@@ -184,8 +184,8 @@ impl RxQueue for AfXdpQueue {
             self.receive.end();
             self.last = socket.statistics().unwrap_or(self.last);
             // Closing waits for packets that are being copied (net/xdp/xsk.c:xsk_unbind_dev, synchronize_net). A NIC that writes
-            // by itself is told to let go later, by a kernel worker.
-            drop(socket);
+            // by itself is told to let go later, by a kernel worker; the queue is free then, in either mode.
+            teardown::close(socket);
             self.unproven = self.zero_copy;
         }
         self.prove()

@@ -2,6 +2,8 @@
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
@@ -10,6 +12,9 @@ use devrx_proto::message::{AttachRequest, Lifetime, Timestamps, Unsplit, ZeroCop
 
 use super::{connect, warn};
 use crate::{size, sys};
+
+/// After so long without an answer that is said.
+const SLOW: Duration = Duration::from_secs(2);
 
 /// What to attach, and to what.
 #[derive(Args)]
@@ -151,10 +156,19 @@ pub fn run(args: &AttachArgs, socket: &Path, json: bool) -> Result<()> {
         cpu: args.cpu,
         ..AttachRequest::default()
     };
-    let reply = connect(socket)?.create(&AttachOptions {
+    let options = AttachOptions {
         request,
         memory: fd,
-    })?;
+    };
+    let slow = || {
+        tell!(
+            "note: the daemon has not answered for {} s; it waits for a queue that is taken still, by another program or because the kernel has not \
+             freed it yet (its log says so), or is busy with other requests",
+            SLOW.as_secs()
+        );
+    };
+    let mut client = connect(socket)?;
+    let reply = noting(SLOW, slow, || client.create(&options))?;
     warn(&reply.warnings);
     if args.flow.is_empty() {
         tell!(
@@ -172,6 +186,21 @@ pub fn run(args: &AttachArgs, socket: &Path, json: bool) -> Result<()> {
         )?;
     }
     Ok(())
+}
+
+/// Does `work`, and says so by `slow` where that takes longer than `limit`.
+fn noting<T>(limit: Duration, slow: impl FnOnce() + Send, work: impl FnOnce() -> T) -> T {
+    let (done, waiting) = mpsc::channel::<()>();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            if waiting.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
+                slow();
+            }
+        });
+        let result = work();
+        drop(done);
+        result
+    })
 }
 
 /// A size that the protocol holds in 32 bits; there, 0 stands for none.
@@ -218,6 +247,17 @@ fn memory(text: &str) -> Result<(String, Option<OwnedFd>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_takes_long_is_said_while_it_does() {
+        let (sender, said) = mpsc::channel();
+        let slow = || sender.send(()).unwrap();
+        // It goes on when it has been said, and only then.
+        noting(Duration::from_millis(1), slow, || said.recv().unwrap());
+        let mut quick = true;
+        noting(Duration::from_secs(60), || quick = false, || ());
+        assert!(quick);
+    }
 
     #[test]
     fn kinds_of_memory() {
