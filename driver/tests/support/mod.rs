@@ -31,7 +31,9 @@ pub fn in_namespace(mtu: u32, queues: u32, body: impl FnOnce() + Send + 'static)
         ));
         for end in ["rx0", "tx0"] {
             // No router solicitations and the like: what arrives is what the test sends.
-            run("sysctl", &format!("-qw net.ipv6.conf.{end}.disable_ipv6=1"));
+            // Of this thread's network namespace.
+            let switch = format!("/proc/sys/net/ipv6/conf/{end}/disable_ipv6");
+            std::fs::write(&switch, "1").expect(&switch);
             ip(&format!("link set {end} mtu {mtu} up"));
         }
         body();

@@ -128,10 +128,37 @@ impl Build<'_> {
     }
 }
 
+fn workspace() -> Result<toml::Value> {
+    let path = root().join("Cargo.toml");
+    Ok(toml::from_str(&std::fs::read_to_string(&path)?)?)
+}
+
+/// The version of Rust that the workspace is written for.
+pub fn rust_version() -> Result<String> {
+    let workspace = workspace()?;
+    let version = workspace["workspace"]["package"]["rust-version"].as_str();
+    Ok(version
+        .context("Cargo.toml has no rust-version")?
+        .to_owned())
+}
+
+/// The version of the compiler that cargo uses here: 1.95.0.
+pub fn compiler_version() -> Result<String> {
+    let compiler = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let output = Command::new(compiler)
+        .arg("--version")
+        .output()
+        .context("cannot start rustc")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let version = text.split_whitespace().nth(1);
+    Ok(version
+        .context("rustc does not say its version")?
+        .to_owned())
+}
+
 /// The `Cargo.toml` files of the workspace's members.
 pub fn manifests() -> Result<Vec<PathBuf>> {
-    let path = root().join("Cargo.toml");
-    let workspace: toml::Value = toml::from_str(&std::fs::read_to_string(&path)?)?;
+    let workspace = workspace()?;
     let members = workspace["workspace"]["members"]
         .as_array()
         .context("Cargo.toml has no workspace members")?;
