@@ -73,10 +73,15 @@ impl Card {
     /// The argument of QEMU's `-device`, which it takes as JSON only.
     #[must_use]
     pub fn device(nic: &Nic, folder: &Path) -> String {
+        let (bus, slot) = match nic.port {
+            None => ("pcie.0", nic.slot),
+            Some(port) => (port.id, 0),
+        };
         serde_json::json!({
             "driver": "vfio-user-pci",
             "id": nic.id.to_uppercase(),
-            "addr": format!("{:#x}", nic.slot),
+            "bus": bus,
+            "addr": format!("{slot:#x}"),
             "socket": {"type": "unix", "path": socket(nic, folder)},
         })
         .to_string()

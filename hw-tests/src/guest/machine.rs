@@ -237,6 +237,21 @@ pub const HOTPLUG: Machine = Machine {
     ..STANDARD
 };
 
+/// An E810 by the model that can be pulled.
+pub const E810_HOTPLUG: Machine = Machine {
+    name: "E810, hotplug",
+    nics: &[Nic {
+        id: "ice0",
+        model: Model::E810,
+        backend: Backend::Datagram,
+        slot: 0,
+        port: Some(PULLED),
+    }],
+    ports: &[PULLED],
+    arguments: HOTPLUG.arguments,
+    ..E810_ALONE
+};
+
 impl Machine {
     /// The NIC that tests call `id`.
     #[must_use]

@@ -141,11 +141,10 @@ pub fn command(machine: &Machine, kernel: &Kernel, files: &Files, options: &Opti
     ]);
     command.args(["-qmp", &format!("unix:{}", socket(files.monitor()))]);
     for port in machine.ports {
-        let acs = if port.isolates { "off" } else { "on" };
+        // QEMU 11 has no such option.
+        let acs = if port.isolates { "" } else { ",disable-acs=on" };
         let (id, bus, slot) = (port.id, port.bus, port.slot);
-        let port = format!(
-            "pcie-root-port,id={id},chassis={bus},slot={bus},addr={slot:#x},disable-acs={acs}"
-        );
+        let port = format!("pcie-root-port,id={id},chassis={bus},slot={bus},addr={slot:#x}{acs}");
         command.args(["-device", &port]);
     }
     for nic in machine.nics {

@@ -6,7 +6,8 @@
 
 use crate::guest::machine::E810;
 use crate::guest_tests::{
-    Driver, Test, igb_neighbours, igb_receive, igb_round_trip, igb_safety, igb_sums, selftest,
+    Driver, Test, hotplug, igb_neighbours, igb_receive, igb_round_trip, igb_safety, igb_sums,
+    selftest,
 };
 
 pub mod controls;
@@ -42,6 +43,7 @@ pub fn all() -> Vec<Test> {
         own::TESTS,
         igb_receive::E810_TESTS,
         igb_round_trip::E810_TESTS,
+        hotplug::E810_TESTS,
         igb_safety::E810_TESTS,
         igb_neighbours::E810_TESTS,
         igb_sums::E810_TESTS,
