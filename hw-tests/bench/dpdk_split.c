@@ -1,10 +1,11 @@
 /* DPDK's net_ice on the E810 model: two receive queues that part each packet's headers from its payload. The model lane runs it in a guest.
  *
- * Takes DPDK's own arguments, then commands on standard input:
+ * Takes DPDK's own arguments, then `-- stamps` where packets are to be stamped by the card's clock, then commands on standard input:
  *
  *     receive PACKETS QUIET                      polls until so many packets came, or none for QUIET milliseconds; one line for each
- *                                                `packet QUEUE SEGMENTS FIRST HASH BYTES` (FIRST: bytes of the first segment; HASH and BYTES in hexadecimal),
- *                                                then `received PACKETS`
+ *                                                `packet QUEUE SEGMENTS FIRST HASH STAMP BYTES` (FIRST: bytes of the first segment; HASH and BYTES in
+ *                                                hexadecimal; STAMP in nanoseconds, 0 for none), then `received PACKETS`
+ *     clock                                      what the card's clock shows: `clock NANOSECONDS`
  *     rule SOURCE DESTINATION FROM TO QUEUE      steers UDP packets of these IPv4 addresses (in hexadecimal) and ports to a queue; `rule ok`, or why not
  *     flush                                      takes all rules away; `flush ok`
  *     send BYTES                                 sends one frame (in hexadecimal); `sent 1`
@@ -12,6 +13,7 @@
  *
  * At first, once the link is up, it prints `ready KEY`, the hash's key in hexadecimal.
  */
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,10 +22,14 @@
 #include <rte_ethdev.h>
 #include <rte_flow.h>
 #include <rte_mbuf.h>
+#include <rte_mbuf_dyn.h>
 
 enum { DESCRIPTORS = 256, BUFFERS = 2047, PORT = 0, QUEUES = 2, BURST = 32 };
 
 static struct rte_mempool *headers, *payloads;
+/* Where a packet's stamp is, and what says that there is one. */
+static int stamp_at = -1;
+static uint64_t stamp_flag;
 
 static void fail(const char *what, int error)
 {
@@ -44,13 +50,15 @@ static void queue(uint16_t index, struct rte_eth_dev_info *info)
     configuration.rx_seg = segments;
     configuration.rx_nseg = 2;
     configuration.offloads = RTE_ETH_RX_OFFLOAD_BUFFER_SPLIT | RTE_ETH_RX_OFFLOAD_RSS_HASH;
+    if (stamp_at >= 0)
+        configuration.offloads |= RTE_ETH_RX_OFFLOAD_TIMESTAMP;
     if ((error = rte_eth_rx_queue_setup(PORT, index, DESCRIPTORS, SOCKET_ID_ANY, &configuration, NULL)) < 0)
         fail("a receive queue", error);
     if ((error = rte_eth_tx_queue_setup(PORT, index, DESCRIPTORS, SOCKET_ID_ANY, NULL)) < 0)
         fail("a transmit queue", error);
 }
 
-static void start(void)
+static void start(int stamps)
 {
     struct rte_eth_conf configuration;
     struct rte_eth_dev_info info;
@@ -68,6 +76,10 @@ static void start(void)
     memset(&configuration, 0, sizeof(configuration));
     configuration.rxmode.mq_mode = RTE_ETH_MQ_RX_RSS;
     configuration.rxmode.offloads = RTE_ETH_RX_OFFLOAD_BUFFER_SPLIT | RTE_ETH_RX_OFFLOAD_RSS_HASH;
+    if (stamps && (error = rte_mbuf_dyn_rx_timestamp_register(&stamp_at, &stamp_flag)) < 0)
+        fail("a place for stamps", error);
+    if (stamps)
+        configuration.rxmode.offloads |= RTE_ETH_RX_OFFLOAD_TIMESTAMP;
     configuration.rx_adv_conf.rss_conf.rss_hf = RTE_ETH_RSS_NONFRAG_IPV4_UDP & info.flow_type_rss_offloads;
     if ((error = rte_eth_dev_configure(PORT, QUEUES, QUEUES, &configuration)) < 0)
         fail("configuring the device", error);
@@ -75,6 +87,8 @@ static void start(void)
         queue(index, &info);
     if ((error = rte_eth_dev_start(PORT)) < 0)
         fail("starting the device", error);
+    if (stamps && (error = rte_eth_timesync_enable(PORT)) < 0)
+        fail("starting the card's clock", error);
     for (int wait = 0; wait < 500 && !link.link_status; wait++) {
         if ((error = rte_eth_link_get_nowait(PORT, &link)) < 0)
             fail("the state of the link", error);
@@ -101,7 +115,11 @@ static void ready(void)
 
 static void show(uint16_t index, const struct rte_mbuf *packet)
 {
-    printf("packet %u %u %u %08x ", index, packet->nb_segs, packet->data_len, packet->hash.rss);
+    uint64_t stamp = 0;
+
+    if (stamp_at >= 0 && packet->ol_flags & stamp_flag)
+        stamp = *RTE_MBUF_DYNFIELD(packet, stamp_at, const uint64_t *);
+    printf("packet %u %u %u %08x %" PRIu64 " ", index, packet->nb_segs, packet->data_len, packet->hash.rss, stamp);
     for (const struct rte_mbuf *segment = packet; segment; segment = segment->next) {
         const unsigned char *bytes = rte_pktmbuf_mtod(segment, const unsigned char *);
 
@@ -184,6 +202,16 @@ static void send_frame(const char *hexadecimal)
     printf("sent %u\n", rte_eth_tx_burst(PORT, 0, &packet, 1));
 }
 
+static void show_clock(void)
+{
+    struct timespec time = {0};
+    int error = rte_eth_timesync_read_time(PORT, &time);
+
+    if (error < 0)
+        fail("reading the card's clock", error);
+    printf("clock %" PRIu64 "\n", (uint64_t)time.tv_sec * 1000000000 + (uint64_t)time.tv_nsec);
+}
+
 int main(int argc, char **argv)
 {
     static char line[8192], frame[8192];
@@ -193,7 +221,7 @@ int main(int argc, char **argv)
     setvbuf(stdout, NULL, _IOLBF, 0);
     if (error < 0)
         fail("DPDK's start", rte_errno);
-    start();
+    start(argc - error > 1 && strcmp(argv[error + 1], "stamps") == 0);
     ready();
     while (fgets(line, sizeof(line), stdin)) {
         if (sscanf(line, "receive %u %u", &packets, &quiet) == 2) {
@@ -205,6 +233,8 @@ int main(int argc, char **argv)
             printf("flush %s\n", error ? rte_strerror(-error) : "ok");
         } else if (sscanf(line, "send %8000s", frame) == 1) {
             send_frame(frame);
+        } else if (strcmp(line, "clock\n") == 0) {
+            show_clock();
         } else if (strcmp(line, "quit\n") == 0) {
             break;
         } else {

@@ -60,6 +60,14 @@ pub enum Fault {
     QueueWillNotStart,
     /// Every register reads all ones, and writes do nothing: the card is gone from the bus. `gone`
     Gone,
+    /// The PHY's stamps never say that they are valid. `stamp-invalid`
+    StampInvalid,
+    /// Packets carry stamps of a timer that is 1.5 s ahead, and say that they are valid. `stamp-of-other-timer`
+    StampOfOtherTimer,
+    /// The clock takes all commands, and its time does not go on. `clock-stands`
+    ClockStands,
+    /// Another function holds the clock's semaphore and does not give it back. `semaphore-held`
+    SemaphoreHeld,
     /// The admin command with this opcode fails with EIO. `fail-command:OPCODE`, with the opcode in hexadecimal
     FailCommand(u16),
     /// The admin command with this opcode fails with this of the firmware's codes (`ICE_AQ_RC_*`). `fail-command:OPCODE:CODE`, the code in decimal
@@ -71,7 +79,8 @@ pub enum Fault {
 #[error(
     "No fault is called {0:?}; known are: none, swapped-buffers, wrong-header-length, split-off-by-one, wrong-packet-length, hbo, no-sph, \
      late-descriptor, no-done-bit, receive-error, lost-interrupt, wrong-hash, no-spread, no-flow-director, no-rules, queue-will-not-stop, reset-hangs, \
-     no-transmit-report, transmit-lost, transmit-garbled, no-loopback, queue-will-not-start, stray-buffers, stray-ring, admin-queue-hangs, gone, fail-command:OPCODE[:CODE]"
+     no-transmit-report, transmit-lost, transmit-garbled, no-loopback, queue-will-not-start, stray-buffers, stray-ring, admin-queue-hangs, gone, \
+     stamp-invalid, stamp-of-other-timer, clock-stands, semaphore-held, fail-command:OPCODE[:CODE]"
 )]
 pub struct UnknownFault(pub String);
 
@@ -103,6 +112,10 @@ const NAMES: &[(Fault, &str)] = &[
     (Fault::StrayRing, "stray-ring"),
     (Fault::QueueWillNotStart, "queue-will-not-start"),
     (Fault::Gone, "gone"),
+    (Fault::StampInvalid, "stamp-invalid"),
+    (Fault::StampOfOtherTimer, "stamp-of-other-timer"),
+    (Fault::ClockStands, "clock-stands"),
+    (Fault::SemaphoreHeld, "semaphore-held"),
 ];
 
 impl Fault {
@@ -186,14 +199,18 @@ mod tests {
             | Fault::TransmitLost
             | Fault::TransmitGarbled
             | Fault::NoLoopback
-            | Fault::Gone => true,
+            | Fault::Gone
+            | Fault::StampInvalid
+            | Fault::StampOfOtherTimer
+            | Fault::ClockStands
+            | Fault::SemaphoreHeld => true,
         }
     }
 
     #[test]
     fn the_list_is_complete() {
         // So many are named in `has_no_parameter`.
-        assert_eq!(NAMES.len(), 26);
+        assert_eq!(NAMES.len(), 30);
         let mut seen = Vec::new();
         for (fault, name) in NAMES {
             assert!(has_no_parameter(*fault), "{name}");

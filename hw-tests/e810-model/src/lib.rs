@@ -12,6 +12,7 @@ mod adminq;
 mod bus;
 mod bytes;
 mod checksum;
+mod clock;
 mod config;
 mod fault;
 mod frame;
@@ -43,7 +44,7 @@ pub use bus::{Dma, Interrupts, Ram, Unmapped};
 pub use config::{BAR0_LEN, BAR3_LEN, CONFIG_SPACE, MSIX_PBA};
 pub use fault::{Fault, UnknownFault};
 pub use image::small_package;
-pub use personality::Personality;
+pub use personality::{ClockOwner, Personality};
 pub use reset::Reset;
 
 use state::State;

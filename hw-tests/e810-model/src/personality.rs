@@ -1,5 +1,31 @@
 //! Which card the model is.
 
+/// Who has the timer of the card's clock.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ClockOwner {
+    /// Capability 0x46 is not there.
+    None,
+    /// This function has the timer of this number, 0 or 1.
+    This(u8),
+    /// Another function has it.
+    Other {
+        /// The timer's number, 0 or 1.
+        timer: u8,
+        /// It was set up, and is set up again after each reset of the card.
+        runs: bool,
+    },
+}
+
+impl ClockOwner {
+    /// The timer that the function's stamps are of.
+    pub(crate) const fn timer(self) -> Option<u8> {
+        match self {
+            Self::None => None,
+            Self::This(timer) | Self::Other { timer, .. } => Some(timer),
+        }
+    }
+}
+
 /// The card's identity and what it offers. The default is an E810-C with a QSFP cage, 8086:1592.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Personality {
@@ -28,6 +54,8 @@ pub struct Personality {
     pub api: (u8, u8, u8),
     /// Find L3 and L4 headers without a package. Nobody knows whether silicon does, so it is off.
     pub parses_without_package: bool,
+    /// Who has the timer of the clock that packets are stamped by.
+    pub clock: ClockOwner,
 }
 
 impl Personality {
@@ -54,6 +82,7 @@ impl Default for Personality {
             flow_director: (512, 512),
             api: (1, 5, 9),
             parses_without_package: false,
+            clock: ClockOwner::This(0),
         }
     }
 }

@@ -110,6 +110,8 @@ pub(crate) const QRX_CONTEXT: u32 = 0x28_0000;
 pub(crate) const QRX_CONTEXT_STRIDE: u32 = 8192;
 pub(crate) const QRX_TAIL: u32 = 0x29_0000;
 pub(crate) const QRXFLXP_CNTXT: u32 = 0x48_0000;
+/// The queue's packets are stamped.
+pub(crate) const QRXFLXP_CNTXT_TS: u32 = 1 << 11;
 /// What a descriptor profile's flags are built from; DPDK takes a profile for unsupported if the first is zero.
 pub(crate) const GLFLXP_RXDID_FLAGS: u32 = 0x45_d000;
 /// Queues that these tables have.
@@ -125,6 +127,28 @@ pub(crate) const GL_MDET_TX_TCLAN: u32 = 0xf_c068;
 pub(crate) const PF_MDET_TX_TCLAN: u32 = 0xf_c000;
 pub(crate) const GL_MDET_RX: u32 = 0x29_4c00;
 pub(crate) const PF_MDET_RX: u32 = 0x29_4280;
+
+// The card's clock: arrays have a word for each of two timers.
+pub(crate) const GLTSYN_FIRST: u32 = 0x8_8808;
+pub(crate) const GLTSYN_ENA: u32 = 0x8_8808;
+pub(crate) const GLTSYN_CMD: u32 = 0x8_8810;
+pub(crate) const GLTSYN_CMD_SYNC: u32 = 0x8_8814;
+/// Whether a function drives the timers: reading takes it.
+pub(crate) const PFTSYN_SEM: u32 = 0x8_8880;
+pub(crate) const GLTSYN_TIME_0: u32 = 0x8_88c8;
+pub(crate) const GLTSYN_TIME_L: u32 = 0x8_88d0;
+pub(crate) const GLTSYN_TIME_H: u32 = 0x8_88d8;
+/// What INIT_TIME sets, and what it is after READ_TIME.
+pub(crate) const GLTSYN_SHTIME_0: u32 = 0x8_88e0;
+pub(crate) const GLTSYN_SHTIME_L: u32 = 0x8_88e8;
+pub(crate) const GLTSYN_SHTIME_H: u32 = 0x8_88f0;
+/// What INIT_INCVAL sets and ADJ_TIME adds.
+pub(crate) const GLTSYN_SHADJ_L: u32 = 0x8_8908;
+pub(crate) const GLTSYN_SHADJ_H: u32 = 0x8_8910;
+pub(crate) const GLTSYN_INCVAL_L: u32 = 0x8_8918;
+pub(crate) const GLTSYN_INCVAL_H: u32 = 0x8_8920;
+/// The last before pins and their events.
+pub(crate) const GLTSYN_LAST: u32 = 0x8_8924;
 
 // Filters and hashes.
 pub(crate) const GLQF_FD_SIZE: u32 = 0x46_0010;

@@ -117,6 +117,7 @@ impl State {
         self.port = Port::default();
         self.rate_profiles = 0;
         self.health = 0;
+        self.clock.function_reset();
     }
 
     /// PFGEN_CTRL was written.
@@ -231,6 +232,7 @@ impl State {
         self.package_lost();
         self.reset_function();
         self.switch = Switch::default();
+        self.clock.reset(self.card.clock);
         // The control queues' registers are reset with the firmware only; the firmware does not serve them before the driver sets them up again.
         self.wipe(kind != Reset::Firmware);
         for queue in [regs::ATQ, regs::ARQ, regs::MBX_ATQ, regs::MBX_ARQ] {

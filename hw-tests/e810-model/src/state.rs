@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::adminq::{Events, Flash, Locks, Port, Resources};
 use crate::bus::{Dma, Nothing, Unmapped};
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::fault::Fault;
 use crate::interrupts;
@@ -45,6 +46,7 @@ pub(crate) struct State {
     pub(crate) health: u8,
     pub(crate) package: Package,
     pub(crate) filters: Filters,
+    pub(crate) clock: Clock,
     /// Tables that spread hashes, of the function and a global one.
     pub(crate) function_table: Vec<u16>,
     pub(crate) global_table: Vec<u16>,
@@ -88,6 +90,7 @@ impl State {
             health: 0,
             package: Package::default(),
             filters: Filters::default(),
+            clock: Clock::new(card.clock),
             function_table: vec![0; 2048],
             global_table: vec![0; 512],
             rx: BTreeMap::new(),
@@ -127,7 +130,9 @@ impl State {
                 self.regs.clear_bits(offset, regs::CAUSE_INTEVENT);
                 value
             }
-            _ => self.regs.get(offset),
+            _ => self
+                .read_clock(offset)
+                .unwrap_or_else(|| self.regs.get(offset)),
         };
         self.reset_goes_on(1);
         tracing::trace!(
@@ -187,6 +192,7 @@ impl State {
             | regs::PF_MDET_RX
             | regs::GL_MDET_TX_TCLAN
             | regs::PF_MDET_TX_TCLAN => self.regs.clear_bits(offset, value),
+            _ if self.write_clock(offset, value) => {}
             _ => {
                 self.regs.set(offset, value);
                 if offset == regs::ATQ.tail {

@@ -26,10 +26,10 @@ pub const PROGRAM: &str = "/usr/bin/dpdk_split";
 /// Bytes of the headers of [`frame::numbered_to`].
 const HEADERS: usize = frame::HEADERS;
 /// Their UDP port.
-const PORT: u16 = 5000;
+pub(super) const PORT: u16 = 5000;
 
 /// The program, running.
-struct Dpdk {
+pub(super) struct Dpdk {
     child: Child,
     lines: BufReader<ChildStdout>,
     /// The key of the hash.
@@ -38,21 +38,29 @@ struct Dpdk {
 
 /// A packet that it received.
 #[derive(Debug)]
-struct Packet {
+pub(super) struct Packet {
     queue: u32,
     segments: u32,
     first: usize,
     hash: u32,
+    /// Nanoseconds, 0 for none.
+    pub(super) stamp: u64,
     bytes: Vec<u8>,
 }
 
 impl Dpdk {
     fn start(host: &Host) -> Result<Self> {
+        Self::start_with(host, &[])
+    }
+
+    /// With arguments of its own, behind DPDK's.
+    pub(super) fn start_with(host: &Host, arguments: &[&str]) -> Result<Self> {
         firmware(Mode::Full)?;
         std::fs::create_dir_all("/var/run")?;
         let mut command = Command::new(PROGRAM);
         command.args(["-l", "0", "-n", "1", "--iova-mode=va", "--no-telemetry"]);
         command.args(["--log-level=*:warning", "-a", &host.pci(NIC)?]);
+        command.args(arguments);
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().context("cannot start DPDK's program")?;
         let lines = BufReader::new(child.stdout.take().context("no output")?);
@@ -67,7 +75,7 @@ impl Dpdk {
     }
 
     /// Reads lines until one begins like this; those before it.
-    fn until(&mut self, start: &str) -> Result<(Vec<String>, String)> {
+    pub(super) fn until(&mut self, start: &str) -> Result<(Vec<String>, String)> {
         let mut before = Vec::new();
         loop {
             let mut line = String::new();
@@ -86,13 +94,13 @@ impl Dpdk {
         }
     }
 
-    fn say(&mut self, line: &str) -> Result<()> {
+    pub(super) fn say(&mut self, line: &str) -> Result<()> {
         let stdin = self.child.stdin.as_mut().context("no input")?;
         Ok(writeln!(stdin, "{line}")?)
     }
 
     /// Receives this many packets, or what comes.
-    fn receive(&mut self, count: usize) -> Result<Vec<Packet>> {
+    pub(super) fn receive(&mut self, count: usize) -> Result<Vec<Packet>> {
         self.say(&format!("receive {count} 1500"))?;
         let (lines, _) = self.until("received")?;
         let packets = lines.iter().filter_map(|line| line.strip_prefix("packet "));
@@ -105,6 +113,7 @@ impl Dpdk {
                     segments: word()?.parse()?,
                     first: word()?.parse()?,
                     hash: u32::from_str_radix(word()?, 16)?,
+                    stamp: word()?.parse()?,
                     bytes: from_hex(word()?).context("no hexadecimal")?,
                 })
             })
@@ -119,7 +128,7 @@ impl Drop for Dpdk {
     }
 }
 
-fn mac(host: &Host) -> Result<[u8; 6]> {
+pub(super) fn mac(host: &Host) -> Result<[u8; 6]> {
     Ok(host.machine().nic(NIC).context("no NIC")?.mac())
 }
 

@@ -10,6 +10,7 @@ use crate::guest_tests::{
     selftest,
 };
 
+pub mod clock;
 pub mod controls;
 pub mod dpdk;
 pub mod lengths;
@@ -38,6 +39,7 @@ pub fn all() -> Vec<Test> {
         steering::TESTS,
         protocols::TESTS,
         resets::TESTS,
+        clock::TESTS,
         controls::TESTS,
         dpdk::TESTS,
         own::TESTS,

@@ -14,6 +14,8 @@ use crate::guest::trixie::{LIBRARIES, Tree};
 use super::dpdk::PROGRAM;
 use super::tools::{DDP, ETHTOOL};
 
+/// Where `stamp_all` is in the guest.
+pub const STAMP_ALL: &str = "/usr/bin/stamp_all";
 /// Where `dpdk_rx` is in the guest.
 pub const BENCH: &str = "/usr/bin/dpdk_rx";
 
@@ -35,11 +37,18 @@ const DPDK: [&str; 11] = [
     "kvargs",
 ];
 
-/// A part of an initramfs with all of it; `sources` is where `dpdk_split.c` is, `work` a folder to build in.
+/// A part of an initramfs with all of it; `sources` is where the C programs are, `work` a folder to build in.
 pub fn archive(tree: &Tree, kernel: &Kernel, sources: &Path, work: &Path) -> Result<Vec<u8>> {
     let dpdk = work.join("dpdk_split");
     build(tree, &sources.join("dpdk_split.c"), &dpdk)?;
-    pack(tree, kernel, &[(PROGRAM, &dpdk)])
+    let stamp_all = work.join("stamp_all");
+    let mut cc = Command::new("gcc");
+    cc.args(["-O2", "-Wall", "-Wextra", "-Werror"]);
+    cc.arg(sources.join("stamp_all.c"))
+        .arg("-o")
+        .arg(&stamp_all);
+    run_ok(&mut cc, Duration::from_secs(60)).context("building stamp_all.c")?;
+    pack(tree, kernel, &[(PROGRAM, &dpdk), (STAMP_ALL, &stamp_all)])
 }
 
 /// The same with `dpdk_rx.c` instead, for measurements.

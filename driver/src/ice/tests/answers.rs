@@ -64,6 +64,10 @@ const FAULTS: Answers<Fault> = answers! {
     Fault::TransmitGarbled => transmit::garbled_frames_arrive_garbled,
         "cannot be seen where it is sent; the self-test sees each byte, and checksums tell who receives";
     Fault::NoLoopback => transmit::frames_that_get_lost_hold_nothing_up, "cannot be seen by it; the self-test does";
+    Fault::StampInvalid => faults::faults_that_no_driver_can_see_break_nothing_else, "none: it asks for no stamps";
+    Fault::StampOfOtherTimer => faults::faults_that_no_driver_can_see_break_nothing_else, "none: it asks for no stamps";
+    Fault::ClockStands => faults::faults_that_no_driver_can_see_break_nothing_else, "none: it asks for no stamps";
+    Fault::SemaphoreHeld => faults::faults_that_no_driver_can_see_break_nothing_else, "none: it asks for no stamps";
     Fault::Gone => faults::a_card_that_is_gone_is_told_and_left_alone, "queues and the NIC end with that reason";
 };
 

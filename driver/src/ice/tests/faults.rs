@@ -410,6 +410,10 @@ pub(super) fn faults_that_no_driver_can_see_break_nothing_else() {
         Fault::SplitOffByOne,
         Fault::WrongHash,
         Fault::NoFlowDirector,
+        Fault::StampInvalid,
+        Fault::StampOfOtherTimer,
+        Fault::ClockStands,
+        Fault::SemaphoreHeld,
     ] {
         let mut rig = rig(1);
         rig.rule(0, 7, "udp,dst-port=1");

@@ -27,6 +27,7 @@ use std::collections::VecDeque;
 use command::{BUFFER_LARGE, BUFFER_MAX, DESCRIPTOR, FLAG_BUFFER, FLAG_DONE, FLAG_LARGE};
 
 use crate::bytes;
+use crate::clock::{NEIGHBOUR, message};
 use crate::fault::Fault;
 use crate::regs::{self, QueueRegs};
 use crate::state::State;
@@ -99,11 +100,13 @@ fn handler(opcode: u16) -> Option<Handler> {
         0x0613 => port::event_mask,
         0x0620 => port::set_loopback,
         0x06e9 => port::identify,
+        0x06ea => port::options,
         0x0701 => nvm::read,
         0x0b02 => rss::set_key,
         0x0b03 => rss::set_table,
         0x0b04 => rss::get_key,
         0x0b05 => rss::get_table,
+        NEIGHBOUR => message,
         0x0c30 => txq::add,
         0x0c31 => txq::disable,
         0x0c40 => ddp::download,

@@ -228,6 +228,24 @@ pub(super) fn set_loopback(state: &mut State, command: &mut Command) -> Done {
     Ok(())
 }
 
+/// 0x06EA, `struct ice_aqc_get_port_options`: the port can be one thing, a port of four lanes and 100 Gbit/s; the board has no other ports.
+pub(super) fn options(_: &mut State, command: &mut Command) -> Done {
+    /// The option in use is told; there are no more than so many bytes of it.
+    const ACTIVE: u8 = 1 << 7;
+    const ELEMENT: usize = 8;
+    let there = command.p8(1) & 1 == 0 || command.p8(0) == LPORT;
+    if command.len < ELEMENT {
+        return refuse(Code::Invalid, "its buffer is too short for one option");
+    }
+    command.set8(2, u8::from(there));
+    command.set8(4, if there { ACTIVE } else { 0 });
+    command.set8(5, 0);
+    // One port, of up to 100 Gbit/s.
+    let option = [1, 7, 0, 0, 0, 0, 0, 0];
+    command.reply(if there { &option } else { &[] });
+    Ok(())
+}
+
 /// 0x06E9: a LED blinks.
 pub(super) fn identify(_: &mut State, _: &mut Command) -> Done {
     Ok(())

@@ -36,6 +36,8 @@ pub(crate) struct Context {
     pub(crate) max: usize,
     pub(crate) head: u16,
     pub(crate) rxdid: u8,
+    /// Packets are stamped, which is not part of the context but beside the profile (QRXFLXP_CNTXT).
+    pub(crate) stamps: bool,
 }
 
 /// Descriptor profiles with a layout that the model writes: legacy ones (0, 1), NIC (2, 6), comms (16 to 22).
@@ -71,6 +73,7 @@ impl Context {
             max: get(174, 14) as usize,
             head: get(0, 13) as u16,
             rxdid,
+            stamps: false,
         };
         context.check(dtype, get(116, 1) == 1, get(201, 1) == 1, strict)?;
         Ok(context)

@@ -38,7 +38,11 @@ impl State {
         if !self.link_is_up() || self.reset_is_pending() || frame.len() < 14 {
             return false;
         }
-        self.take_in(frame)
+        // Only here: what the MAC sends back does not come by the PHY.
+        self.clock.arrival = self.stamp();
+        let taken = self.take_in(frame);
+        self.clock.arrival = None;
+        taken
     }
 
     /// A frame with a bad check sequence comes from the wire: it is counted and goes nowhere.
@@ -200,6 +204,7 @@ impl State {
             receive_error: self.fault == Fault::ReceiveError,
             crc_present: !context.strip_crc,
             done: self.fault != Fault::NoDoneBit,
+            stamp: self.clock.arrival.filter(|_| context.stamps),
         };
         let (header, mut rest) = data.split_at(part.header);
         for i in 0..needed {

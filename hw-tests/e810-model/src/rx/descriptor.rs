@@ -1,6 +1,7 @@
 //! What is written back to a descriptor: DPDK `ice_lan_tx_rx.h` (`ice_32b_rx_flex_desc*`, `ice_32byte_rx_desc`).
 
 use crate::bytes;
+use crate::clock::Stamp;
 
 /// Bytes of a descriptor.
 pub(crate) const DESCRIPTOR: usize = 32;
@@ -39,6 +40,7 @@ pub(crate) struct Told {
     pub(crate) receive_error: bool,
     pub(crate) crc_present: bool,
     pub(crate) done: bool,
+    pub(crate) stamp: Option<Stamp>,
 }
 
 /// One descriptor of a packet.
@@ -116,6 +118,10 @@ impl Told {
                 bytes::put16(out, 22, tci);
             }
             None => {}
+        }
+        if let Some(stamp) = self.stamp {
+            out[19] = stamp.low;
+            bytes::put32(out, 28, stamp.high);
         }
         match self.rxdid {
             6 => {

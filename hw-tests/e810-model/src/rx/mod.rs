@@ -69,8 +69,9 @@ impl State {
                 .get(regs::QRX_CONTEXT + i * regs::QRX_CONTEXT_STRIDE + queue * 4);
             bytes::put32(&mut words, i as usize * 4, word);
         }
-        let rxdid = self.regs.get(regs::QRXFLXP_CNTXT + queue * 4) & 0x3f;
-        let context = Context::new(&words, rxdid as u8, self.card.strict)?;
+        let profile = self.regs.get(regs::QRXFLXP_CNTXT + queue * 4);
+        let mut context = Context::new(&words, profile as u8 & 0x3f, self.card.strict)?;
+        context.stamps = profile & regs::QRXFLXP_CNTXT_TS != 0;
         Ok(Queue {
             head: context.head,
             context,

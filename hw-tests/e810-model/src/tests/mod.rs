@@ -1,6 +1,7 @@
 //! A small driver, which goes through the registers and memory as any driver does, and what it sees.
 
 mod basics;
+mod clock;
 mod director;
 mod hostile;
 mod outside;
