@@ -26,6 +26,7 @@
 //! [`exact`](crate::QueueCounters::exact) is false. So it is once the port's packet buffer has overflowed.
 
 mod admin;
+mod clock;
 mod context;
 mod descriptor;
 mod fault;

@@ -13,6 +13,7 @@ use std::time::Duration;
 use devrx_provider::QueueNeeds;
 
 use super::admin::Port;
+use super::clock;
 use super::init::{self, Facts};
 use super::interrupts;
 use super::monitor::Monitor;
@@ -27,7 +28,7 @@ use super::write_back::{Receive, Ring, manner_of};
 use crate::device::Device;
 use crate::flow::RuleBoard;
 use crate::ring::{Buffers, Manner, Vectors, pause};
-use crate::{DriverError, Nic, PortLosses, QueueConfig};
+use crate::{DriverError, Nic, PortLosses, QueueConfig, Timestamps};
 
 /// Queues that are used at most: each takes an interrupt and an eventfd.
 const MOST_QUEUES: u32 = 64;
@@ -59,6 +60,8 @@ pub struct IceNic<D: Device> {
     /// What is sent comes back.
     loopback: bool,
     monitor: Option<Monitor>,
+    /// The reset after which the card's clock was started.
+    clock_of: Option<u32>,
 }
 
 /// What a start leads to.
@@ -123,6 +126,7 @@ impl<D: Device> IceNic<D> {
             flows: Vec::new(),
             loopback: false,
             monitor: Some(monitor),
+            clock_of: None,
         })
     }
 
@@ -278,7 +282,10 @@ impl<D: Device> Nic for IceNic<D> {
     }
 
     fn timestamps(&self) -> Result<(), String> {
-        Err("its driver does not run the card's clock; attach without `--timestamps nic`, and packets carry the time at which they were taken from the ring".to_owned())
+        match self.facts.capabilities.timer {
+            Some(_) => Ok(()),
+            None => Err(clock::without(clock::NONE)),
+        }
     }
 
     fn open_queue(&mut self, index: u32, config: QueueConfig) -> Result<Self::Queue, DriverError> {
@@ -315,8 +322,13 @@ impl<D: Device> Nic for IceNic<D> {
         }
         let context = opening::context(&config, &ring, manner);
         let board = Arc::new(RuleBoard::default());
-        let mut receive = Receive::new(ring, config, manner, (), Arc::clone(&board), None);
-        self.enable(index, &mut receive.ring, &context)?;
+        let clock = match config.timestamps {
+            Timestamps::Software => None,
+            Timestamps::Nic => Some(self.clock(&mut control)?),
+        };
+        let stamps = clock.is_some();
+        let mut receive = Receive::new(ring, config, manner, (), Arc::clone(&board), clock);
+        self.enable(index, &mut receive.ring, &context, stamps)?;
         let queue = IceQueue::new(
             receive,
             Arc::clone(&shared),

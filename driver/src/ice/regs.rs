@@ -127,6 +127,52 @@ pub(super) mod queues {
 /// Power mode, RO: bits 31:30 say what the device's clock is made for, 3 for up to 25 Gbit/s.
 pub(super) const GL_PWR_MODE_CTL: u32 = 0x000b_820c;
 
+/// A register for each of the card's two timers.
+const fn timers(start: u32) -> Array {
+    Array::new(start, 4, 2)
+}
+/// Turns a source timer on, RW.
+pub(super) const GLTSYN_ENA: Array = timers(0x0008_8808);
+/// [`GLTSYN_ENA`]: it is on. The PHY's register has the same bit.
+pub(super) const GLTSYN_ENA_ON: u32 = 1 << 0;
+/// What the pins of a timer have seen, RC.
+pub(super) const GLTSYN_STAT: Array = timers(0x0008_88c0);
+/// What a source timer shows, low and high half of its nanoseconds, RO.
+pub(super) const GLTSYN_TIME_L: Array = timers(0x0008_88d0);
+/// The high half.
+pub(super) const GLTSYN_TIME_H: Array = timers(0x0008_88d8);
+/// What it is set to: fractions of a nanosecond, and the nanoseconds' halves, RW.
+pub(super) const GLTSYN_SHTIME_0: Array = timers(0x0008_88e0);
+/// The low half.
+pub(super) const GLTSYN_SHTIME_L: Array = timers(0x0008_88e8);
+/// The high half.
+pub(super) const GLTSYN_SHTIME_H: Array = timers(0x0008_88f0);
+/// What a tick adds, in parts of 2^-32 nanoseconds: low half, RW.
+pub(super) const GLTSYN_SHADJ_L: Array = timers(0x0008_8908);
+/// The high half.
+pub(super) const GLTSYN_SHADJ_H: Array = timers(0x0008_8910);
+/// What source timer and PHY will do, RW: a [command](clock_command).
+pub(super) const GLTSYN_CMD: u32 = 0x0008_8810;
+/// Commands of the clock.
+pub(super) mod clock_command {
+    /// Takes the time that is prepared.
+    pub const INIT_TIME: u32 = 1 << 0;
+    /// Takes the increment that is prepared.
+    pub const INIT_INCREMENT: u32 = 1 << 1;
+    /// Which timer it is for.
+    pub const TIMER_SHIFT: u32 = 8;
+}
+/// Has source timer and PHY do it, WO.
+pub(super) const GLTSYN_CMD_SYNC: u32 = 0x0008_8814;
+/// [`GLTSYN_CMD_SYNC`]: now.
+pub(super) const GLTSYN_CMD_SYNC_EXECUTE: u32 = 0x3;
+/// How much later the source timer does it, RW.
+pub(super) const GLTSYN_SYNC_DLAY: u32 = 0x0008_8818;
+/// The semaphore of whoever drives the timers, for each function: reading takes it, writing 0 gives it back.
+pub(super) const PFTSYN_SEM: Array = Array::new(0x0008_8880, 4, 8);
+/// [`PFTSYN_SEM`]: somebody had it.
+pub(super) const PFTSYN_SEM_BUSY: u32 = 1 << 0;
+
 /// How many receive queues registers are for, by their number within the function.
 pub(super) const RX_QUEUES: u32 = 2048;
 /// Receive queue contexts, RW: eight words for each queue, 8 KiB apart.
@@ -146,6 +192,8 @@ pub(super) const QRX_TAIL: Array = Array::new(0x0029_0000, 4, RX_QUEUES);
 pub(super) const QRXFLXP_CNTXT: Array = Array::new(0x0048_0000, 4, RX_QUEUES);
 /// [`QRXFLXP_CNTXT`]: how much the queue's word counts against a profile's.
 pub(super) const QRXFLXP_PRIORITY: u32 = 3 << 8;
+/// [`QRXFLXP_CNTXT`]: packets are stamped.
+pub(super) const QRXFLXP_STAMPS: u32 = 1 << 11;
 /// Interrupt cause of a receive queue, RW.
 pub(super) const QINT_RQCTL: Array = Array::new(0x0015_0000, 4, RX_QUEUES);
 

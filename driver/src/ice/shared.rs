@@ -12,6 +12,7 @@ use super::parts::Part;
 use super::regs::{PFGEN_CTRL, PFGEN_CTRL_RESET};
 use super::statistics::{Discarded, Discards, Totals};
 use crate::DriverError;
+use crate::clock::Clock;
 use crate::device::{Device, Registers};
 use crate::ring::{ring, wait};
 
@@ -67,6 +68,10 @@ pub(super) struct Shared<D: Device> {
     /// Packets that each queue's thread has dealt with since the NIC was opened.
     pub(super) arrived: Box<[AtomicU64]>,
     pub(super) totals: Mutex<Totals>,
+    /// The card's clock; it runs while somebody wants its stamps.
+    pub(super) clock: Arc<Clock>,
+    /// Which of the card's timers that is.
+    pub(super) timer: AtomicU32,
     ledger: Mutex<Ledger>,
 }
 
@@ -103,6 +108,9 @@ impl<D: Device> Shared<D> {
             alarm: Mutex::new(None),
             arrived: (0..queues).map(|_| AtomicU64::new(0)).collect(),
             totals: Mutex::default(),
+            // Stamps have the low half of the nanoseconds.
+            clock: Arc::new(Clock::new(64, 32)),
+            timer: AtomicU32::new(0),
             ledger: Mutex::default(),
         })
     }
@@ -200,6 +208,7 @@ impl<D: Device> Shared<D> {
         self.epoch.store(before.wrapping_add(1), Ordering::Release);
         // Before the counters may be another VSI's with the same number.
         self.end_all_discards();
+        self.clock.stop();
         // Nothing is asked of firmware that has forgotten where to answer.
         control.admin.stop();
         self.events().stop();

@@ -9,13 +9,15 @@
 //! | splits | 0, 0 | nothing | everything | the attachment's choice; dropped where the CPU does not read the chunk |
 //! | does not split | any | nothing | everything | delivered |
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use super::context::MOST_BUFFERS;
 use super::descriptor::{Info, SIZE, Status};
 #[cfg(target_arch = "x86_64")]
 use super::quads::IceLanes;
 use crate::chunk::RxFlags;
 use crate::queue::{QueueConfig, Unsplit};
-use crate::ring::{self, Header, Manner, Unseen};
+use crate::ring::{self, Header, Manner, Stamp, Unseen};
 
 /// Words of a descriptor.
 pub(super) const WORDS: usize = SIZE / 8;
@@ -125,6 +127,17 @@ impl ring::WriteBack<WORDS> for WriteBack {
             (self.status.0 & Status::L3L4P) as u32 >> 1
         };
         RxFlags::from_bits_retain(bits)
+    }
+
+    /// Of profile 2: whether there is one in bit 24 of the third word, the low half of the clock's nanoseconds in the upper half of the fourth.
+    #[inline]
+    fn stamp(descriptor: &[AtomicU64; WORDS]) -> Stamp {
+        const VALID: u64 = 1 << 24;
+        let [_, _, third, fourth] = descriptor;
+        match third.load(Ordering::Relaxed) & VALID {
+            0 => Stamp::None,
+            _ => Stamp::Here(fourth.load(Ordering::Relaxed) >> 32),
+        }
     }
 
     #[inline(always)]

@@ -10,7 +10,6 @@ pub(crate) enum Stamp {
     /// It has stamped none.
     None,
     /// In the descriptor: the counter's low bits.
-    #[expect(dead_code, reason = "no NIC has it there yet")]
     Here(u64),
     /// In front of the packet: [`FRONT`] bytes at the beginning of its header slot if that has anything, else of its chunk. They are part of the length.
     InFront,

@@ -21,6 +21,7 @@ pub mod prepare;
 pub mod protocols;
 pub mod resets;
 pub mod split;
+pub mod stamps;
 pub mod steering;
 pub mod tools;
 
@@ -43,6 +44,7 @@ pub fn all() -> Vec<Test> {
         controls::TESTS,
         dpdk::TESTS,
         own::TESTS,
+        stamps::TESTS,
         igb_receive::E810_TESTS,
         igb_round_trip::E810_TESTS,
         hotplug::E810_TESTS,

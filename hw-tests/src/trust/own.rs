@@ -25,7 +25,7 @@ pub const TESTS: &[Test] = &[
 /// Bytes of Ethernet, IPv4 and UDP headers.
 const HEADERS: usize = 42;
 
-fn daemon(host: &Host, mode: Mode) -> Result<Daemon> {
+pub(super) fn daemon(host: &Host, mode: Mode) -> Result<Daemon> {
     firmware(mode)?;
     let pci = host.pci(NIC)?;
     let daemon = Daemon::start_here_with(&format!("[[interfaces]]\naddress = \"vfio:{pci}\"\n"))?;
@@ -36,7 +36,7 @@ fn daemon(host: &Host, mode: Mode) -> Result<Daemon> {
 }
 
 /// The other end, which knows the card's address.
-fn peer(host: &Host) -> Result<Peer> {
+pub(super) fn peer(host: &Host) -> Result<Peer> {
     let peer = Peer::new()?;
     let mac = host.machine().nic(NIC).context("no NIC")?.mac();
     let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
@@ -45,11 +45,11 @@ fn peer(host: &Host) -> Result<Peer> {
 }
 
 /// Payload of so many bytes that is different for each number.
-fn payload(number: usize, len: usize) -> Vec<u8> {
+pub(super) fn payload(number: usize, len: usize) -> Vec<u8> {
     (0..len).map(|at| (at * 31 + number * 7) as u8).collect()
 }
 
-fn send(peer: &Peer, port: u16, payloads: Vec<Vec<u8>>) -> Result<()> {
+pub(super) fn send(peer: &Peer, port: u16, payloads: Vec<Vec<u8>>) -> Result<()> {
     let socket = peer.udp("0.0.0.0:4000")?;
     peer.run(move || {
         for payload in payloads {
@@ -60,7 +60,7 @@ fn send(peer: &Peer, port: u16, payloads: Vec<Vec<u8>>) -> Result<()> {
     })
 }
 
-fn attach(host: &Host, daemon: &Daemon, line: &str) -> Result<()> {
+pub(super) fn attach(host: &Host, daemon: &Daemon, line: &str) -> Result<()> {
     let pci = host.pci(NIC)?;
     daemon.ok(&format!("attach --nic {pci} {line}")).map(drop)
 }

@@ -4,6 +4,7 @@ use super::command::{AdminError, Command, opcode};
 use super::events::LinkInfo;
 use super::{Admin, BUFFER};
 use crate::device::Registers;
+use crate::ice::clock::Timer;
 
 /// The longest frame the MAC takes, bytes with FCS.
 pub(in crate::ice) const LONGEST: u16 = 9728;
@@ -21,6 +22,8 @@ pub(in crate::ice) struct Capabilities {
     pub hash_entries: u32,
     /// The largest frame, bytes; 0: not told.
     pub frame: u32,
+    /// The timer of the clock that packets are stamped by, if there is one.
+    pub timer: Option<Timer>,
 }
 
 /// The port's place in the switch.
@@ -67,6 +70,7 @@ mod capability {
     pub const RSS: u16 = 0x40;
     pub const RX_QUEUES: u16 = 0x41;
     pub const VECTORS: u16 = 0x43;
+    pub const CLOCK: u16 = 0x46;
     pub const MAX_FRAME: u16 = 0x47;
 }
 
@@ -156,6 +160,7 @@ impl<R: Registers> Admin<R> {
                 capability::RSS => found.hash_entries = number,
                 capability::RX_QUEUES => found.queues = number,
                 capability::VECTORS => found.vectors = number,
+                capability::CLOCK => found.timer = Timer::of_capability(number),
                 capability::MAX_FRAME => found.frame = number,
                 _ => {}
             }

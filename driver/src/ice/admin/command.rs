@@ -68,6 +68,8 @@ pub(in crate::ice) mod opcode {
     pub const SET_HASH_KEY: u16 = 0x0b02;
     /// The table of the hash.
     pub const SET_HASH_TABLE: u16 = 0x0b03;
+    /// A message to a neighbour of the card's: its PHY.
+    pub const NEIGHBOUR: u16 = 0x0c00;
     /// Starts transmit queues.
     pub const ADD_TRANSMIT_QUEUES: u16 = 0x0c30;
     /// Stops them.
@@ -119,6 +121,7 @@ const NAMES: &[(u16, &str)] = &[
     (opcode::LOOPBACK, "set MAC loopback"),
     (opcode::SET_HASH_KEY, "set RSS key"),
     (opcode::SET_HASH_TABLE, "set RSS table"),
+    (opcode::NEIGHBOUR, "neighbour device request"),
     (opcode::ADD_TRANSMIT_QUEUES, "add Tx LAN queues"),
     (opcode::DISABLE_TRANSMIT_QUEUES, "disable Tx LAN queues"),
     (opcode::DOWNLOAD_PACKAGE, "download package"),

@@ -9,6 +9,7 @@ mod calls;
 mod command;
 mod events;
 mod health;
+pub(super) mod phy;
 mod send;
 mod transmit;
 

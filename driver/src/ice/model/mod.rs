@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-pub use devrx_e810_model::{E810, Fault, Personality, small_package};
+pub use devrx_e810_model::{ClockOwner, E810, Fault, Personality, small_package};
 use devrx_provider::MapWay;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 

@@ -1,17 +1,23 @@
 //! Opening a queue: what can be had, and how the hardware is told.
 
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::time::Duration;
 
 use devrx_provider::ChunkIndex;
 
 use super::IceNic;
+use crate::clock::Clock;
 use crate::device::Device;
 use crate::ice::admin::LONGEST;
+use crate::ice::clock;
 use crate::ice::context::{MOST_BUFFERS, RxContext};
 use crate::ice::descriptor::PROFILE;
 use crate::ice::queue::{TAIL_STEP, off};
-use crate::ice::regs::{QRX_CTRL, QRX_TAIL, QRXFLXP_CNTXT, QRXFLXP_PRIORITY, enable, rx_context};
+use crate::ice::regs::{
+    QRX_CTRL, QRX_TAIL, QRXFLXP_CNTXT, QRXFLXP_PRIORITY, QRXFLXP_STAMPS, enable, rx_context,
+};
+use crate::ice::shared::Control;
 use crate::ice::write_back::Ring;
 use crate::queue::Unsplit;
 use crate::ring::{Manner, wait};
@@ -128,12 +134,28 @@ impl<D: Device> IceNic<D> {
         Ok(())
     }
 
+    /// The card's clock, which runs from now on until the next reset. Under the control lock.
+    pub(super) fn clock(
+        &mut self,
+        control: &mut Control<D::Registers>,
+    ) -> Result<Arc<Clock>, DriverError> {
+        let Some(timer) = self.facts.capabilities.timer else {
+            return Err(clock::unsupported(&self.shared, clock::NONE));
+        };
+        if self.clock_of != Some(self.epoch) {
+            clock::start(&self.shared, &mut control.admin, timer)?;
+            self.clock_of = Some(self.epoch);
+        }
+        Ok(Arc::clone(&self.shared.clock))
+    }
+
     /// Sets queue `index` up and enables it. Where that fails, `ring` stays the device's unless the queue is off. Under the control lock.
     pub(super) fn enable(
         &self,
         index: u32,
         ring: &mut Ring,
         context: &RxContext,
+        stamps: bool,
     ) -> Result<(), DriverError> {
         let (shared, queue) = (&self.shared, index);
         let busy = |why: &str| DriverError::QueueBusy {
@@ -149,7 +171,9 @@ impl<D: Device> IceNic<D> {
         for (at, word) in (0..).zip(context.words()) {
             shared.write(rx_context(queue, at), word);
         }
-        shared.write(QRXFLXP_CNTXT.at(queue), PROFILE | QRXFLXP_PRIORITY);
+        let stamps = if stamps { QRXFLXP_STAMPS } else { 0 };
+        let profile = PROFILE | QRXFLXP_PRIORITY | stamps;
+        shared.write(QRXFLXP_CNTXT.at(queue), profile);
         shared.write(QRX_TAIL.at(queue), 0);
         let control = QRX_CTRL.at(queue);
         shared.write(control, enable::REQUEST);

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::faults::{COMMANDS, all_again, fault_of, rig, works};
 use super::rig::{ADMIN, Queue, Rig, Setup, readable, udp};
-use super::{faults, hostile, life, split, transmit};
+use super::{clock, faults, hostile, life, split, transmit};
 use crate::ice::IceNic;
 use crate::ice::model::{E810, Fault, IceModel};
 use crate::ice::regs::{ADMIN_RECEIVE, ADMIN_SEND, QRX_TAIL, control};
@@ -64,10 +64,14 @@ const FAULTS: Answers<Fault> = answers! {
     Fault::TransmitGarbled => transmit::garbled_frames_arrive_garbled,
         "cannot be seen where it is sent; the self-test sees each byte, and checksums tell who receives";
     Fault::NoLoopback => transmit::frames_that_get_lost_hold_nothing_up, "cannot be seen by it; the self-test does";
-    Fault::StampInvalid => faults::faults_that_no_driver_can_see_break_nothing_else, "none: it asks for no stamps";
-    Fault::StampOfOtherTimer => faults::faults_that_no_driver_can_see_break_nothing_else, "none: it asks for no stamps";
-    Fault::ClockStands => faults::faults_that_no_driver_can_see_break_nothing_else, "none: it asks for no stamps";
-    Fault::SemaphoreHeld => faults::faults_that_no_driver_can_see_break_nothing_else, "none: it asks for no stamps";
+    Fault::StampInvalid => clock::stamps_that_cannot_be_true_are_not_believed,
+        "packets carry software's time, and say so";
+    Fault::StampOfOtherTimer => clock::stamps_that_cannot_be_true_are_not_believed,
+        "packets carry software's time, and say so";
+    Fault::ClockStands => clock::a_clock_that_cannot_be_had_is_refused,
+        "a queue that asks for stamps is refused; one that is open has software's time until the clock runs";
+    Fault::SemaphoreHeld => clock::a_clock_that_cannot_be_had_is_refused,
+        "a queue that asks for stamps is refused after a quarter of a second";
     Fault::Gone => faults::a_card_that_is_gone_is_told_and_left_alone, "queues and the NIC end with that reason";
 };
 
@@ -94,11 +98,15 @@ const REFUSALS: Answers<&str> = answers! {
         "does not happen: what the card may read of a ring it may write";
     "transmit queue {number} is stopped" => transmit::descriptors_that_are_refused_end_the_queue_and_say_so,
         "the card reports a malicious driver: sending and all queues end with that reason, and can be had again";
+    "PFTSYN_SEM is written" => clock::packets_carry_the_cards_time, "does not happen: what was taken is given back once";
+    "GLTSYN: register {offset:#x} is written" => clock::packets_carry_the_cards_time, "does not happen: the timer of another function is only read";
+    "GLTSYN_CMD_SYNC: nothing is done" => clock::packets_carry_the_cards_time, "does not happen: the order is that of other drivers; the clock would not run: as with `clock-stands`";
     "ARQ: descriptor {head}" => events_that_cannot_be_told_end_the_queues, "the card says so: queues end with that reason, and can be had again";
 };
 
 /// Where the model refuses.
-const SOURCES: [&str; 7] = [
+const SOURCES: [&str; 8] = [
+    include_str!("../../../../hw-tests/e810-model/src/clock/mod.rs"),
     include_str!("../../../../hw-tests/e810-model/src/interrupts.rs"),
     include_str!("../../../../hw-tests/e810-model/src/rx/mod.rs"),
     include_str!("../../../../hw-tests/e810-model/src/rx/deliver.rs"),

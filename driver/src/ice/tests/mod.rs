@@ -1,6 +1,7 @@
 //! The driver end to end on the model.
 
 mod answers;
+mod clock;
 mod faults;
 mod hostile;
 mod intel;

@@ -3,7 +3,7 @@
 use super::rig::{Rig, Setup, arp, udp};
 use crate::ice::model::Fault;
 use crate::ice::{IceOptions, PackageSource};
-use crate::{DriverError, Flows, Nic, RxFlags, RxQueue, Timestamps, Unsplit};
+use crate::{DriverError, Flows, Nic, RxFlags, RxQueue, Unsplit};
 
 fn without_package() -> IceOptions {
     IceOptions {
@@ -193,16 +193,6 @@ pub(super) fn what_cannot_be_is_refused() {
         error.contains("splits exactly behind the header"),
         "{error}"
     );
-    let mut rig = Rig::new(Setup {
-        queues: 0,
-        ..Setup::default()
-    });
-    let (_region, mut configs) = Setup::default().configs();
-    configs[0].timestamps = Timestamps::Nic;
-    let error = rig.nic.open_queue(0, configs.remove(0)).unwrap_err();
-    rig.end();
-    let error = error.to_string();
-    assert!(error.contains("does not run the card's clock"), "{error}");
     for (setup, why) in [
         (
             Setup {
