@@ -144,6 +144,7 @@ impl<D: Device> Watch<D> {
                 counted = Instant::now();
                 self.shared.collect(self.port);
                 self.shared.all_discards();
+                self.shared.relate();
             }
             let failed = self.shared.failed();
             if failed != told {
@@ -155,7 +156,11 @@ impl<D: Device> Watch<D> {
 
     /// Everything but packets, once; whether counters can be read.
     fn look(&self) -> bool {
-        let causes = self.shared.read(PFINT_OICR);
+        // All ones where nothing answers, as while the system resets the function: they tell of no cause.
+        let causes = match self.shared.read(PFINT_OICR) {
+            u32::MAX => 0,
+            causes => causes,
+        };
         let state = self.shared.read(GLGEN_RSTAT);
         if !self.current() {
             // It is being reset, or was, and is not set up: what it answers says nothing.

@@ -311,6 +311,17 @@ pub(super) fn a_reset_that_took_its_own_notice_with_it_is_seen_all_the_same() {
     }
 }
 
+/// While the system resets the function nothing answers, and causes read all ones: that tells of no reset of the card, and of no error.
+#[test]
+fn causes_that_nothing_answered_are_none() {
+    let rig = rig(1);
+    rig.model
+        .say(&[(PFINT_OICR, u32::MAX), (PFINT_FW_CTL, 0), (GLGEN_RSTAT, 0)]);
+    let fault = fault_of(&rig, 0);
+    assert!(fault.contains("somebody else"), "{fault}");
+    drop(rig.queues.into_iter().map(Queue::end).collect::<Vec<_>>());
+}
+
 #[test]
 pub(super) fn a_reset_of_the_function_by_the_bus_ends_queues_that_can_be_had_again() {
     let mut rig = rig(2);
