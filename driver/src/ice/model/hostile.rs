@@ -9,9 +9,11 @@ use std::thread::ThreadId;
 use devrx_e810_model::small_package;
 
 use super::{Chip, Fault, IceModel, Personality, locked};
+use crate::clock::real;
 use crate::hostile::{Bytes, Device, Held, common, configs, frame};
 use crate::ice::regs::{ADMIN_SEND, QRX_TAIL, rx_context};
 use crate::ice::{IceNic, IceOptions, IceQueue, PackageSource};
+use crate::{QueueConfig, Timestamps};
 
 /// Bytes that replace some of an admin answer.
 #[derive(Debug)]
@@ -149,7 +151,7 @@ fn fault(bytes: &mut Bytes<'_>) -> Fault {
             let commands = [
                 0x0001, 0x0008, 0x0009, 0x000a, 0x0107, 0x0200, 0x0208, 0x0209, 0x0210, 0x0211,
                 0x0213, 0x0290, 0x0291, 0x0293, 0x02a0, 0x02a2, 0x02a4, 0x0603, 0x0607, 0x0613,
-                0x0b02, 0x0b03, 0x0c40, 0x0c42, 0x0c43,
+                0x0b02, 0x0b03, 0x0c00, 0x0c40, 0x0c42, 0x0c43,
             ];
             let opcode = commands[usize::from(command) % commands.len()];
             Fault::FailCommandWith(opcode, u16::from(code % 32))
@@ -204,7 +206,17 @@ pub fn exercise(input: &[u8]) {
     };
     let mut held: Vec<Held<_>> = (0..)
         .zip(&configs)
-        .filter_map(|(index, config)| Held::open(&mut nic, index, config))
+        .filter_map(|(index, config)| {
+            let stamped = QueueConfig {
+                timestamps: Timestamps::Nic,
+                ..config.clone()
+            };
+            // Where the card's clock does not run, without.
+            let stamped = (manner & 2 != 0).then(|| Held::open(&mut nic, index, &stamped));
+            stamped
+                .flatten()
+                .or_else(|| Held::open(&mut nic, index, config))
+        })
         .collect();
     while !bytes.is_empty() && !held.is_empty() {
         let op = bytes.byte();
@@ -245,6 +257,12 @@ fn step(
                 | u64::from(bytes.below(4200)) << 32
                 | u64::from(bytes.below(1024)) << 48
                 | u64::from(flags & 1) << 59;
+            // Rarely a time of just now.
+            let third = u64::from(flags >> 7) << 24;
+            let fourth = match flags & 2 {
+                0 => real() << 32,
+                _ => u64::from(u32::from_le_bytes(bytes.take())) << 32,
+            };
             let start = bytes.below(ring);
             let count = u32::from(step % 12);
             for more in 0..=count {
@@ -257,7 +275,7 @@ fn step(
                     _ => 0,
                 };
                 let second = done | status | u64::from(kind) << 32;
-                let words = [first, second, 0, u64::from(u32::MAX)];
+                let words = [first, second, third, fourth | u64::from(u32::MAX)];
                 model.scribble(held.index, (start + more) % ring, words);
             }
         }

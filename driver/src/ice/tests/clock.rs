@@ -206,8 +206,16 @@ pub(super) fn stamps_that_cannot_be_true_are_not_believed() {
     }
     // The clock stops, and goes on from where it would be.
     rig.model.set_fault(Fault::ClockStands);
+    let since = Instant::now();
     becomes(&mut rig, RxFlags::TIMESTAMP_SW);
+    // Longer than the monitor takes to read it.
+    std::thread::sleep(Duration::from_millis(2500).saturating_sub(since.elapsed()));
     rig.model.set_fault(Fault::None);
+    let (flags, ..) = one(&mut rig, 1);
+    assert!(
+        flags.contains(RxFlags::TIMESTAMP_SW),
+        "until two readings agree"
+    );
     becomes(&mut rig, RxFlags::TIMESTAMP_HW);
     stamped(&mut rig);
     rig.end();
