@@ -1,6 +1,11 @@
 //! A network namespace of its own for a test, with a pair of veth interfaces, and the parts of a queue.
+#![allow(
+    dead_code,
+    clippy::allow_attributes,
+    reason = "each test program uses what it needs"
+)]
 
-mod packet_socket;
+pub mod packet_socket;
 
 use std::process::Command;
 use std::sync::Arc;
@@ -14,7 +19,6 @@ use devrx_pool::{DrainState, Pool, PoolConfig};
 use devrx_provider::{
     ChunkIndex, Mapping, MemoryProvider, Region, RegionProvider, RegionSpec, memfd,
 };
-pub use packet_socket::PacketSocket;
 
 /// Runs `body` on a thread with its own network namespace, in which `rx0` and `tx0` are the ends of a veth pair with `queues` queues and this
 /// MTU. Nothing outlives the thread. Says so when it cannot, which takes root.
