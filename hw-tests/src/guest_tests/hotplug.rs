@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use devrx_driver::device::Device;
+use devrx_driver::vfio::{Function, Options};
 use nix::sys::signal::Signal;
 
 use super::Test;
@@ -29,6 +31,9 @@ pub const TESTS: &[Test] = &[
     Test::new("igb_a_nic_that_is_torn_out_is_let_go_of", torn_out)
         .on(HOTPLUG)
         .limit(90),
+    Test::new("vfio_a_device_that_is_gone_is_not_reset", not_reset)
+        .on(HOTPLUG)
+        .limit(20),
 ];
 
 /// The same on an E810, as far as QEMU lets one be pulled: QEMU 11 aborts when its slot goes off.
@@ -360,9 +365,8 @@ impl Slot {
     }
 }
 
-/// The NIC is not there any more from one moment to the next. Nobody tells the daemon, which finds out; then the kernel hears of it.
-fn torn_out(host: &mut Host) -> Result<()> {
-    let stage = Stage::set(host)?;
+/// Takes the NIC away behind the kernel's back, which hears of it when what is returned is written back.
+fn tear_out(host: &mut Host) -> Result<(Slot, u16)> {
     let nic = host.machine().nic(NIC).context("no NIC")?;
     let slot = Slot::of(nic.port.context("it is behind no port")?)?;
     let before = slot.read()?;
@@ -370,6 +374,32 @@ fn torn_out(host: &mut Host) -> Result<()> {
     // QEMU deletes what is in a slot that is switched off.
     slot.write(before & !Slot::INTERRUPTS | Slot::DARK | Slot::OFF)?;
     deleted(host, Duration::from_secs(1))?;
+    Ok((slot, before))
+}
+
+/// The kernel would wait for more than a minute until it gives up.
+fn not_reset(host: &mut Host) -> Result<()> {
+    let pci = host.pci(NIC)?;
+    let function = Function::open(pci.parse()?, &Options::default())?;
+    ensure!(!function.gone(), "it is there");
+    let (slot, before) = tear_out(host)?;
+    ensure!(function.gone(), "it is not there");
+    let began = Instant::now();
+    function.reset()?;
+    let took = began.elapsed();
+    ensure!(took < Duration::from_secs(1), "it took {took:?}");
+    slot.write(before)?;
+    drop(function);
+    wait_for("the kernel gives it up", Duration::from_secs(10), || {
+        Ok(!there(&pci))
+    })?;
+    plug(host)
+}
+
+/// The NIC is not there any more from one moment to the next. Nobody tells the daemon, which finds out; then the kernel hears of it.
+fn torn_out(host: &mut Host) -> Result<()> {
+    let stage = Stage::set(host)?;
+    let (slot, before) = tear_out(host)?;
     let began = Instant::now();
     wait_for("the daemon finds out", Duration::from_secs(5), || {
         Ok(stage.daemon.log().contains("is let go of"))
