@@ -94,7 +94,16 @@ impl Client {
         request.memory_fd = options.memory.is_some();
         let fds: Vec<_> = options.memory.iter().map(AsFd::as_fd).collect();
         match session.call(&Request::Attach(Box::new(request)), &fds)? {
-            (Reply::Attach(reply), fds) => Ok((*reply, fds)),
+            (Reply::Attach(mut reply), fds) => {
+                if options.request.polls_refill && !reply.polls_refill {
+                    reply.warnings.push(
+                        "the daemon does not say that it looks at the refill ring by itself, and is perhaps too old for it: chunks that are given back \
+                         without a kick, as a GPU does, may lie there until the next packet; use a newer daemon"
+                            .to_owned(),
+                    );
+                }
+                Ok((*reply, fds))
+            }
             (other, _) => Err(unexpected(&other)),
         }
     }

@@ -127,6 +127,7 @@ impl Registry {
         };
         let (attachment, warnings) = self.make(place, wanted, source, owner)?;
         let flows = attachment.flow_infos();
+        let polls_refill = attachment.polls_refill;
         let name = attachment.name.clone();
         let (opened, endpoints) = match request.open {
             true => attachment
@@ -138,6 +139,7 @@ impl Registry {
             AttachReply {
                 name,
                 flows,
+                polls_refill,
                 warnings,
                 opened,
             },

@@ -3,7 +3,7 @@
 use devrx_proto::endpoints::{Endpoints, QueueEndpoints};
 use devrx_proto::event::Event;
 use devrx_proto::layout::MAX_QUEUES;
-use devrx_proto::message::{Opened, OpenedQueue, RegionInfo, Reply};
+use devrx_proto::message::{AttachReply, Opened, OpenedQueue, RegionInfo, Reply};
 use devrx_proto::shm::Shm;
 use devrx_proto::socket::{MAX_MESSAGE, SocketError, Stream};
 use std::os::fd::{AsFd, OwnedFd};
@@ -60,6 +60,7 @@ fn opened(queues: u32, fd: bool, export: bool) -> Opened {
         },
         split: true,
         zero_copy: false,
+        polls_refill: false,
         warnings: vec![],
     }
 }
@@ -145,6 +146,19 @@ fn a_region_without_a_word_on_its_export_has_none() {
         r#"{"memory":"memfd","size":4096,"chunk_size":2048,"chunks":2,"fd":true,"mappable":true}"#;
     let region: RegionInfo = serde_json::from_str(told).unwrap();
     assert!(region.fd && !region.export);
+}
+
+#[test]
+fn a_daemon_without_a_word_on_looking_at_the_refill_rings_does_not() {
+    let reply: AttachReply = serde_json::from_str(r#"{"name":"a","flows":[]}"#).unwrap();
+    assert!(!reply.polls_refill);
+    let mut told = serde_json::to_value(opened(1, true, false)).unwrap();
+    told.as_object_mut()
+        .unwrap()
+        .remove("polls_refill")
+        .unwrap();
+    let opened: Opened = serde_json::from_value(told).unwrap();
+    assert!(!opened.polls_refill);
 }
 
 /// The descriptors that arrived with a message that lost others are closed, and the message is refused.

@@ -104,6 +104,8 @@ int main(int argc, char **argv)
         std::fprintf(stderr, "persistent: %s\n", error.message);
         return 1;
     }
+    if (!shared.polls_refill)
+        std::fprintf(stderr, "persistent: nobody here can wake the daemon, and it does not look for chunks by itself; attach with --polls-refill\n");
     uint64_t bytes = 0;
     const void *region = devrx_region(rx, &bytes);
     size = bytes;

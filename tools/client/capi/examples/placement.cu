@@ -123,6 +123,8 @@ int main(int argc, char **argv)
         std::fprintf(stderr, "placement: %s\n", error.message);
         return 1;
     }
+    if (!shared.polls_refill)
+        std::fprintf(stderr, "placement: nobody here can wake the daemon, and it does not look for chunks by itself; attach with --polls-refill\n");
     task t = {};
     t.region = devrx_region(rx, &size);
     t.chunk_size = shared.chunk_size;

@@ -99,7 +99,7 @@ typedef struct devrx_shared {
     uint32_t queues;     /* how many the attachment has */
     uint32_t chunk_size; /* bytes of a chunk */
     uint32_t chunks;     /* chunks of the region */
-    uint32_t reserved;   /* 0 */
+    uint32_t polls_refill; /* 1: the daemon looks at the refill rings by itself (`devrx attach --polls-refill`). 0: who gives chunks back has to kick */
 } devrx_shared;
 
 /* The version of the interface that the library has. devrx_open compares it. */

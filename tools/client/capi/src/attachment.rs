@@ -297,7 +297,7 @@ pub unsafe extern "C" fn devrx_shared_memory(
             queues: layout.queues,
             chunk_size: attachment.opened().region.chunk_size,
             chunks: layout.chunks,
-            reserved: 0,
+            polls_refill: attachment.opened().polls_refill.into(),
         };
         // SAFETY: by the contract.
         unsafe { out.write(found) };

@@ -190,6 +190,6 @@ pub struct SharedMemory {
     pub chunk_size: u32,
     /// Chunks of the region.
     pub chunks: u32,
-    /// 0.
-    pub reserved: u32,
+    /// 1: the daemon looks at the refill rings by itself. 0: it has to be kicked.
+    pub polls_refill: u32,
 }

@@ -142,7 +142,7 @@ fn declarations() -> (String, BTreeSet<String>) {
         }
         Piece "devrx_piece" { from, to, length, source }
         SharedMemory "devrx_shared" {
-            daemon_memory, daemon_size, client_memory, client_size, queues, chunk_size, chunks, reserved
+            daemon_memory, daemon_size, client_memory, client_size, queues, chunk_size, chunks, polls_refill
         }
         Stats "devrx_stats" {
             packets, bytes, delivered, completions, returned, dropped, refused, payload_bytes_copied, held

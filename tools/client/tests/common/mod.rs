@@ -36,11 +36,13 @@ pub struct Daemon {
     pub events: Vec<QueueEndpoints>,
 }
 
-/// The region's descriptors, as this daemon passes them, in place of those it has.
+/// The region's descriptors, as this daemon passes them, in place of those it has; and what it says.
 #[derive(Default)]
 pub struct Passed {
     pub region: Option<OwnedFd>,
     pub export: Option<OwnedFd>,
+    /// Whether it says that it looks at the refill rings by itself.
+    pub polls_refill: bool,
 }
 
 /// Serves one control connection and one attachment, then does `run` with it.
@@ -149,6 +151,7 @@ pub fn open(session: Stream, count: u32, passed: Passed) -> Daemon {
         },
         split: true,
         zero_copy: false,
+        polls_refill: passed.polls_refill,
         warnings: vec![],
     };
     let ends = Endpoints {
@@ -170,6 +173,7 @@ pub fn open(session: Stream, count: u32, passed: Passed) -> Daemon {
         Reply::Attach(Box::new(AttachReply {
             name,
             flows: vec![],
+            polls_refill: passed.polls_refill,
             warnings: vec![],
             opened: Some(opened),
         }))

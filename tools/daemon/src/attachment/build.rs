@@ -84,6 +84,7 @@ impl Builder<'_> {
             flows: Vec::new(),
             next_flow: 0,
             split: wanted.split,
+            polls_refill: wanted.polls_refill,
             region,
             layout,
             daemon_fd: daemon.fd,

@@ -125,6 +125,7 @@ impl Attachment {
             },
             split: self.split,
             zero_copy,
+            polls_refill: self.polls_refill,
             warnings: Vec::new(),
         };
         self.consumer = Some(Consumer { session, pid });

@@ -105,6 +105,8 @@ pub struct Attachment {
     pub flows: Vec<Flow>,
     next_flow: u16,
     split: bool,
+    /// Whether its workers look at the refill rings by themselves.
+    pub polls_refill: bool,
     region: Arc<Region>,
     layout: Layout,
     daemon_fd: OwnedFd,

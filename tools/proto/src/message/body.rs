@@ -168,6 +168,9 @@ pub struct AttachReply {
     pub name: String,
     /// The flow rules and their numbers, in the order of the request.
     pub flows: Vec<FlowInfo>,
+    /// As asked for by the request's `polls_refill`. A daemon that does not know the request's word says nothing, which is no.
+    #[serde(default)]
+    pub polls_refill: bool,
     /// What will not be as one might expect.
     #[serde(default)]
     pub warnings: Vec<String>,
@@ -207,6 +210,10 @@ pub struct Opened {
     pub split: bool,
     /// Whether payload arrives without a copy.
     pub zero_copy: bool,
+    /// Whether the daemon looks at the refill rings by itself, every millisecond: what a client that cannot kick has to know. A daemon that does not know of it
+    /// says nothing, which is no.
+    #[serde(default)]
+    pub polls_refill: bool,
     /// What will not be as one might expect.
     #[serde(default)]
     pub warnings: Vec<String>,

@@ -129,3 +129,21 @@ fn whose_timestamps_is_the_requests_word_then_the_configurations() {
     );
     registry.shut_down();
 }
+
+#[test]
+fn who_asks_for_looks_at_its_refill_ring_is_told_that_it_gets_them() {
+    let (_wire, mut registry) = registry(1, "");
+    for polls_refill in [false, true] {
+        let wanted = AttachRequest {
+            polls_refill,
+            ..request("a", 0)
+        };
+        let reply = attach(&mut registry, &wanted).unwrap();
+        assert_eq!(reply.polls_refill, polls_refill);
+        // Whoever opens it later, too.
+        let (opened, _) = registry.open(&ROOT, SESSION, "a").unwrap();
+        assert_eq!(opened.polls_refill, polls_refill);
+        registry.detach(&ROOT, "a").unwrap();
+    }
+    registry.shut_down();
+}
