@@ -106,12 +106,8 @@ fn victim(host: &mut Host, daemon: &Daemon, kind: Kind) -> Result<(Process, Memo
     Ok((client, memory))
 }
 
-/// The memory keeps a pattern while the NIC receives the flood into other memory.
-fn watch(host: &mut Host, daemon: &Daemon, memory: &Memory) -> Result<()> {
-    memory.fill(host, PATTERN)?;
-    memory
-        .must_be_filled(host, PATTERN)
-        .context("before any other traffic")?;
+/// The next attachment, `next`, in other memory: it receives so many packets of the flood.
+fn receive_elsewhere(host: &mut Host, daemon: &Daemon, packets: u32) -> Result<()> {
     let wanted = Wanted {
         name: "next",
         kind: Kind::Memfd,
@@ -121,12 +117,22 @@ fn watch(host: &mut Host, daemon: &Daemon, memory: &Memory) -> Result<()> {
     };
     wanted.attach(host, daemon)?;
     let output = daemon
-        .recv("next", "--count 2000 --timeout 10 --json")?
+        .recv("next", &format!("--count {packets} --timeout 10 --json"))?
         .wait(Duration::from_secs(12))?;
     ensure!(
         output.status.success(),
         "the flood did not go on: {output:?}"
     );
+    Ok(())
+}
+
+/// The memory keeps a pattern while the NIC receives the flood into other memory.
+fn watch(host: &mut Host, daemon: &Daemon, memory: &Memory) -> Result<()> {
+    memory.fill(host, PATTERN)?;
+    memory
+        .must_be_filled(host, PATTERN)
+        .context("before any other traffic")?;
+    receive_elsewhere(host, daemon, 2000)?;
     memory
         .must_be_filled(host, PATTERN)
         .context("while traffic went on")?;
@@ -151,6 +157,14 @@ fn gone(daemon: &Daemon, name: &str) -> Result<()> {
         entry.json()
     );
     Ok(())
+}
+
+/// Why an attachment ended.
+fn reason(daemon: &Daemon, name: &str) -> Result<String> {
+    let stats = daemon.stats()?;
+    let reason = stats.attachment(name)?.text("reason").to_owned();
+    println!("the attachment ended: {reason}");
+    Ok(reason)
 }
 
 fn detached(host: &mut Host) -> Result<()> {
@@ -278,24 +292,10 @@ fn owner_killed(host: &mut Host) -> Result<()> {
     Ok(())
 }
 
-/// The memory keeps a pattern while the NIC receives the flood into other memory.
+/// The same, with fewer packets and looks: for many rounds.
 fn watch_briefly(host: &mut Host, daemon: &Daemon, memory: &Memory) -> Result<()> {
     memory.fill(host, PATTERN)?;
-    let wanted = Wanted {
-        name: "next",
-        kind: Kind::Memfd,
-        chunks: 512,
-        chunk: 2048,
-        more: "--queue 0 --flow any",
-    };
-    wanted.attach(host, daemon)?;
-    let output = daemon
-        .recv("next", "--count 1000 --timeout 10 --json")?
-        .wait(Duration::from_secs(12))?;
-    ensure!(
-        output.status.success(),
-        "the flood did not go on: {output:?}"
-    );
+    receive_elsewhere(host, daemon, 1000)?;
     daemon.detach("next")?;
     memory.must_be_filled(host, PATTERN)
 }
@@ -371,17 +371,19 @@ impl Meddler {
 /// The address of the ring of queue 0, low half (82576 datasheet 8.10.5).
 const RDBAL0: u32 = 0xc000;
 
+/// What is attached while a NIC reads and writes where it may not.
+const FAULT: Wanted<'_> = Wanted {
+    name: "fault",
+    kind: Kind::Udmabuf,
+    chunks: 256,
+    chunk: 2048,
+    more: "--queue 0 --flow any",
+};
+
 /// A NIC that reads and writes where nothing is mapped for it: it is stopped, nothing is damaged, and the daemon says so.
 fn stopped_dma(host: &mut Host) -> Result<()> {
     let daemon = igb::daemon(host)?;
-    let wanted = Wanted {
-        name: "fault",
-        kind: Kind::Udmabuf,
-        chunks: 256,
-        chunk: 2048,
-        more: "--queue 0 --flow any",
-    };
-    let (mut attachment, memory) = wanted.attach_and_open(host, &daemon)?;
+    let (mut attachment, memory) = FAULT.attach_and_open(host, &daemon)?;
     let frames = |first| Frames::Numbered {
         port: 5000,
         first,
@@ -443,14 +445,7 @@ fn stopped(host: &mut Host) -> Result<u64> {
 fn stray(host: &mut Host) -> Result<()> {
     let nic = igb::nic(host);
     let daemon = igb::daemon(host)?;
-    let wanted = Wanted {
-        name: "fault",
-        kind: Kind::Udmabuf,
-        chunks: 256,
-        chunk: 2048,
-        more: "--queue 0 --flow any",
-    };
-    let (mut attachment, memory) = wanted.attach_and_open(host, &daemon)?;
+    let (mut attachment, memory) = FAULT.attach_and_open(host, &daemon)?;
     let frames = || Frames::Numbered {
         port: 5000,
         first: 0,
@@ -487,12 +482,7 @@ fn stray(host: &mut Host) -> Result<()> {
     host.inject(nic, frames(), None)?;
     host.injected(nic, Duration::from_secs(5))?;
     gone(&daemon, "fault").with_context(|| daemon.log())?;
-    let reason = daemon
-        .stats()?
-        .attachment("fault")?
-        .text("reason")
-        .to_owned();
-    println!("the attachment ended: {reason}");
+    let reason = reason(&daemon, "fault")?;
     ensure!(reason.contains("on the bus"), "{reason:?}");
     memory.must_be_filled(host, PATTERN)?;
     host.card(nic, "fault none")?;
@@ -522,12 +512,7 @@ fn wanted_back(host: &mut Host) -> Result<()> {
     .with_context(|| daemon.log())?;
     ensure!(daemon.running()?, "the daemon is gone: {}", daemon.log());
     gone(&daemon, "victim")?;
-    let reason = daemon
-        .stats()?
-        .attachment("victim")?
-        .text("reason")
-        .to_owned();
-    println!("the attachment ended: {reason}");
+    let reason = reason(&daemon, "victim")?;
     ensure!(reason.contains("unbinding"), "{reason:?}");
     let output = client.wait(Duration::from_secs(5))?;
     ensure!(output.stderr.contains("unbinding"), "{output:?}");
