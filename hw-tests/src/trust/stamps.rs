@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
-use devrx_client::{Client, CompletionFlags};
+use devrx_client::{Attachment, Client, CompletionFlags};
 
 use super::own::{attach, daemon, payload, peer, send};
 use super::peer::Peer;
@@ -29,23 +29,36 @@ fn now() -> Result<u64> {
     )?)
 }
 
+/// A packet comes: whether its time is the card's, its time, and when that must lie.
+fn one(peer: &Peer, attachment: &mut Attachment, number: usize) -> Result<(bool, u64, [u64; 2])> {
+    let before = now()?;
+    send(peer, 5000, vec![payload(number, 100)])?;
+    let batch = attachment.recv(Some(Duration::from_secs(5)))?;
+    let after = now()?;
+    let mut packets = batch.packets();
+    let packet = packets.next().context("a packet did not come")?;
+    ensure!(packets.next().is_none(), "more than was sent");
+    let by_card = packet.flags().contains(CompletionFlags::TIMESTAMP_HW);
+    let time = packet.timestamp().context("no time")?;
+    Ok((by_card, time, [before, after]))
+}
+
+/// Waits until packets carry the card's time: a reading of the clock that takes more than a millisecond is of no use, and the next is a second later.
+fn begins(daemon: &Daemon, peer: &Peer) -> Result<()> {
+    let mut attachment = Client::connect(daemon.socket())?.open("stamped")?;
+    wait_for("the card's time", Duration::from_secs(10), || {
+        Ok(one(peer, &mut attachment, 0)?.0)
+    })
+    .map(drop)
+}
+
 /// Each packet carries the card's time, which lies between the system's clock before it was sent and after it was received, and behind the one before.
 fn stamped(daemon: &Daemon, peer: &Peer) -> Result<()> {
     let mut attachment = Client::connect(daemon.socket())?.open("stamped")?;
     let mut last = 0;
     for number in 0..PACKETS {
-        let before = now()?;
-        send(peer, 5000, vec![payload(number, 100)])?;
-        let batch = attachment.recv(Some(Duration::from_secs(5)))?;
-        let after = now()?;
-        let mut packets = batch.packets();
-        let packet = packets.next().context("a packet did not come")?;
-        ensure!(packets.next().is_none(), "more than was sent");
-        let (flags, time) = (packet.flags(), packet.timestamp().context("no time")?);
-        ensure!(
-            flags.contains(CompletionFlags::TIMESTAMP_HW),
-            "packet {number}: its time is software's"
-        );
+        let (by_card, time, [before, after]) = one(peer, &mut attachment, number)?;
+        ensure!(by_card, "packet {number}: its time is software's");
         ensure!(
             before < time + OFF_BY && time < after + OFF_BY,
             "packet {number}: its time is {time}, it was sent after {before} and received before {after}"
@@ -64,6 +77,7 @@ fn stamps(host: &mut Host) -> Result<()> {
     let peer = peer(host)?;
     let line = "--name stamped --queue 0 --memory memfd --size 8388608 --chunk 2048 --flow udp,dst-port=5000 --timestamps nic";
     attach(host, &daemon, line)?;
+    begins(&daemon, &peer)?;
     stamped(&daemon, &peer)?;
     nothing_refused(host)?;
     for fault in ["stamp-invalid", "stamp-of-other-timer"] {
@@ -82,6 +96,7 @@ fn stamps(host: &mut Host) -> Result<()> {
         daemon.ok("detach stamped").ok();
         Ok(attach(host, &daemon, line).is_ok())
     })?;
+    begins(&daemon, &peer)?;
     stamped(&daemon, &peer).context("after a reset of the core")?;
     daemon.ok("detach stamped")?;
     ensure!(dma_faults()? == 0, "DMA faults");

@@ -74,6 +74,8 @@ fn one(rig: &mut Rig, port: u16) -> (RxFlags, u64, [u64; 2]) {
 
 /// Packets carry the card's time, which lies between the readings and goes on.
 fn stamped(rig: &mut Rig) {
+    // On a busy machine the first reading of the clock may take too long to be of use.
+    becomes(rig, RxFlags::TIMESTAMP_HW);
     let mut last = 0;
     for _ in 0..5 {
         let (flags, time, [before, after]) = one(rig, 1);
