@@ -25,7 +25,7 @@ const PROBE: BindFlags = BindFlags {
 ///
 /// The kernel does that after `close` has returned: it frees an AF_XDP socket after an RCU grace period (`SOCK_RCU_FREE`, net/xdp/xsk.c), and a worker takes the
 /// queue back then (net/xdp/xsk_buff_pool.c). 20 ms are usual; on two processors that also compiled, one round in a hundred took more than a second, and one
-/// 14 s (Linux 6.18). Who waits for a grace period makes it come: with one the longest of 3400 rounds took 1.8 s.
+/// 14 s (Linux 6.18). Waiting for a grace period asks the kernel for one: in the same test the longest took 1.8 s then. Where processes start all the time it made no difference.
 pub(super) fn close(socket: Socket) {
     drop(socket);
     hurry();
