@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use devrx_proto::message::{
     AttachReply, Empty, FlowAddReply, FlowAddRequest, FlowDelRequest, FlowInfo, FlowListRequest,
-    HelloReply, NameRequest, NicInfo, OpenRequest, Reply, Request, StatsRequest,
+    HelloReply, NameRequest, NicInfo, OpenRequest, Reply, Request, StatsRequest, Timestamps,
 };
 use devrx_proto::stats::Stats;
 use devrx_proto::{DEFAULT_SOCKET, SOCKET_ENV};
@@ -99,6 +99,14 @@ impl Client {
                     reply.warnings.push(
                         "the daemon does not say that it looks at the refill ring by itself, and is perhaps too old for it: chunks that are given back \
                          without a kick, as a GPU does, may lie there until the next packet; use a newer daemon"
+                            .to_owned(),
+                    );
+                }
+                if options.request.timestamps == Some(Timestamps::Nic)
+                    && reply.timestamps != Timestamps::Nic
+                {
+                    reply.warnings.push(
+                        "the daemon does not say that the NIC's clock tells when packets came, and is perhaps too old for it: they carry the time at which the                          daemon took them from the ring, as their flags say; use a newer daemon"
                             .to_owned(),
                     );
                 }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use devrx_proto::endpoints::Endpoints;
 use devrx_proto::event::Event;
-use devrx_proto::message::{self, AttachReply, AttachRequest, Lifetime, Opened};
+use devrx_proto::message::{self, AttachReply, AttachRequest, Lifetime, Opened, Timestamps};
 
 use crate::attachment::{Attachment, Builder, Ended, Made, Owner, SessionId, Source, Wanted};
 use crate::config::{Config, Limits, PlannedAttachment};
@@ -125,6 +125,10 @@ impl Registry {
             uid: peer.uid,
             session: (!persist).then_some(session),
         };
+        let timestamps = match wanted.timestamps {
+            devrx_driver::Timestamps::Software => Timestamps::Software,
+            devrx_driver::Timestamps::Nic => Timestamps::Nic,
+        };
         let (attachment, warnings) = self.make(place, wanted, source, owner)?;
         let flows = attachment.flow_infos();
         let polls_refill = attachment.polls_refill;
@@ -140,6 +144,7 @@ impl Registry {
                 name,
                 flows,
                 polls_refill,
+                timestamps,
                 warnings,
                 opened,
             },

@@ -3,7 +3,7 @@
 use devrx_proto::endpoints::{Endpoints, QueueEndpoints};
 use devrx_proto::event::Event;
 use devrx_proto::layout::MAX_QUEUES;
-use devrx_proto::message::{AttachReply, Opened, OpenedQueue, RegionInfo, Reply};
+use devrx_proto::message::{AttachReply, Opened, OpenedQueue, RegionInfo, Reply, Timestamps};
 use devrx_proto::shm::Shm;
 use devrx_proto::socket::{MAX_MESSAGE, SocketError, Stream};
 use std::os::fd::{AsFd, OwnedFd};
@@ -149,9 +149,10 @@ fn a_region_without_a_word_on_its_export_has_none() {
 }
 
 #[test]
-fn a_daemon_without_a_word_on_looking_at_the_refill_rings_does_not() {
+fn a_daemon_without_a_word_on_a_wish_does_not_fulfil_it() {
     let reply: AttachReply = serde_json::from_str(r#"{"name":"a","flows":[]}"#).unwrap();
     assert!(!reply.polls_refill);
+    assert_eq!(reply.timestamps, Timestamps::Software);
     let mut told = serde_json::to_value(opened(1, true, false)).unwrap();
     told.as_object_mut()
         .unwrap()

@@ -13,7 +13,7 @@ use std::thread::{self, JoinHandle};
 use devrx_client::proto::endpoints::{Endpoints, QueueEndpoints};
 use devrx_client::proto::layout::{Layout, LayoutParams, State};
 use devrx_client::proto::message::{
-    AttachReply, Event, HelloReply, Opened, OpenedQueue, RegionInfo, Reply, Request,
+    AttachReply, Event, HelloReply, Opened, OpenedQueue, RegionInfo, Reply, Request, Timestamps,
 };
 use devrx_client::proto::ring::{DaemonQueue, Start};
 use devrx_client::proto::shm::Shm;
@@ -43,6 +43,8 @@ pub struct Passed {
     pub export: Option<OwnedFd>,
     /// Whether it says that it looks at the refill rings by itself.
     pub polls_refill: bool,
+    /// Whose time it says that packets carry.
+    pub timestamps: Timestamps,
 }
 
 /// Serves one control connection and one attachment, then does `run` with it.
@@ -174,6 +176,7 @@ pub fn open(session: Stream, count: u32, passed: Passed) -> Daemon {
             name,
             flows: vec![],
             polls_refill: passed.polls_refill,
+            timestamps: passed.timestamps,
             warnings: vec![],
             opened: Some(opened),
         }))

@@ -171,6 +171,9 @@ pub struct AttachReply {
     /// As asked for by the request's `polls_refill`. A daemon that does not know the request's word says nothing, which is no.
     #[serde(default)]
     pub polls_refill: bool,
+    /// Whose clock says when packets came. A daemon that does not know the request's word says nothing, which is its own.
+    #[serde(default)]
+    pub timestamps: Timestamps,
     /// What will not be as one might expect.
     #[serde(default)]
     pub warnings: Vec<String>,

@@ -114,10 +114,15 @@ fn whose_timestamps_is_the_requests_word_then_the_configurations() {
         timestamps,
         ..request(&format!("q{queue}"), queue)
     };
-    attach(&mut registry, &asked(0, None)).unwrap();
-    attach(&mut registry, &asked(1, None)).unwrap();
-    attach(&mut registry, &asked(2, Some(Timestamps::Software))).unwrap();
-    attach(&mut registry, &asked(3, Some(Timestamps::Nic))).unwrap();
+    let said = [
+        asked(0, None),
+        asked(1, None),
+        asked(2, Some(Timestamps::Software)),
+        asked(3, Some(Timestamps::Nic)),
+    ]
+    .map(|wanted| attach(&mut registry, &wanted).unwrap().timestamps);
+    let (software, nic) = (Timestamps::Software, Timestamps::Nic);
+    assert_eq!(said, [software, nic, software, nic]);
     let opened: Vec<_> = wire.take_log();
     let opened: Vec<_> = opened
         .iter()
