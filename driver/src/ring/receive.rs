@@ -9,20 +9,23 @@
 //!
 //! In the packet of several descriptors the first has the header, and the last one's status counts; see [`WriteBack`] for what a NIC makes of that.
 
+mod look;
+
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 use devrx_pool::{Pool, Returns};
 use devrx_provider::{ChunkIndex, MemoryProvider, Region};
 
-use super::stamps::{FRONT, Stamp, Stamps};
+use self::look::Front;
+use super::stamps::{Stamp, Stamps};
 use super::{Counts, Header, Manner, Ring, Unseen, WriteBack};
 use crate::chunk::{NO_FLOW, RxChunk, RxFlags};
 use crate::clock::{self, Clock};
 use crate::flow::{Classifier, RuleBoard};
 #[cfg(target_arch = "x86_64")]
 use crate::lanes::Avx2;
-use crate::packet::{MAX_HEADERS, parse};
+use crate::packet::MAX_HEADERS;
 use crate::queue::{HeaderSlots, MAX_CHUNKS, QueueConfig};
 use crate::sink::RxSink;
 
@@ -34,28 +37,6 @@ const REFILL: usize = 64;
 struct Part {
     chunk: u32,
     length: u16,
-}
-
-/// What was in front of a packet.
-#[derive(Clone, Copy, Debug)]
-struct Front {
-    /// Bytes of it that are still there, in the packet's first chunk.
-    length: u16,
-    stamp: Option<u64>,
-}
-
-impl Front {
-    const NONE: Self = Self {
-        length: 0,
-        stamp: None,
-    };
-
-    const fn of(stamp: u64) -> Self {
-        Self {
-            length: 0,
-            stamp: Some(stamp),
-        }
-    }
 }
 
 /// The receive path.
@@ -332,81 +313,6 @@ impl<W: WriteBack<WORDS>, const WORDS: usize> Receive<W, WORDS> {
             });
         }
         Ok(())
-    }
-
-    /// Where the stamp is of the packet that the oldest descriptor ends.
-    fn stamp(&self) -> Stamp {
-        let stamped = self.stamps.as_ref().and_then(|_| self.ring.oldest());
-        stamped.map_or(Stamp::None, W::stamp)
-    }
-
-    /// Takes the stamp away that is in front of the packet in `partial`, of which `header` bytes are in its slot: what is left of those, and the rest. `None`
-    /// where there is none after all.
-    fn take_front(&mut self, header: u16) -> Option<(u16, Front)> {
-        let first = *self.partial.first()?;
-        let chunk = ChunkIndex(first.chunk);
-        let mut front = [0; FRONT as usize];
-        if header == 0 {
-            first.length.checked_sub(FRONT)?;
-            let at = self.region.offset_of(chunk)?;
-            // Where the CPU does not read, nobody knows.
-            let mapping = self.region.mapping();
-            let mapping = mapping.filter(|_| self.region.cpu_readable());
-            let copied = mapping.is_some_and(|mapping| mapping.copy_out(at as usize, &mut front));
-            let stamp = match copied {
-                true => Some(W::counter(front, self.mode)?),
-                false => None,
-            };
-            let length = FRONT;
-            return Some((0, Front { length, stamp }));
-        }
-        let left = header.checked_sub(FRONT)?;
-        let slot = self.headers.offset_of(chunk)?;
-        let memory = &self.headers.memory;
-        if header > self.slot_size || !memory.copy_out(slot, &mut front) {
-            return None;
-        }
-        let stamp = W::counter(front, self.mode)?;
-        // To where clients look for the header; upwards, so that nothing is overwritten that is still to be moved.
-        let left_bytes = usize::from(left);
-        for done in (0..left_bytes).step_by(MAX_HEADERS) {
-            let piece = &mut self.look[..(left_bytes - done).min(MAX_HEADERS)];
-            let to = slot + done;
-            if !memory.copy_out(to + usize::from(FRONT), piece) || !memory.copy_in(to, piece) {
-                return None;
-            }
-        }
-        Some((left, Front::of(stamp)))
-    }
-
-    /// The first rule that takes the packet: by its header slot, or where it was not split by the beginning of its chunk, behind `front` bytes. Copied once.
-    fn flow_of(&mut self, first: Part, header: usize, front: u16, frame: usize) -> u16 {
-        let chunk = ChunkIndex(first.chunk);
-        let len = if header > 0 {
-            header
-        } else {
-            usize::from(first.length - front)
-        };
-        let look = &mut self.look[..len.min(MAX_HEADERS)];
-        let copied = if header > 0 {
-            let slot = self.headers.offset_of(chunk);
-            slot.is_some_and(|slot| self.headers.memory.copy_out(slot, look))
-        } else {
-            // Not split, and so not dropped: the CPU may look.
-            let at = self
-                .region
-                .offset_of(chunk)
-                .filter(|_| self.manner.unseen == Unseen::Chunk);
-            let mapping = self.region.mapping();
-            // An offset of this process's memory fits.
-            at.zip(mapping).is_some_and(|(at, mapping)| {
-                mapping.copy_out(at as usize + usize::from(front), look)
-            })
-        };
-        if !copied {
-            return NO_FLOW;
-        }
-        self.classifier.find(&parse(look, frame).key)
     }
 
     /// The chunks of the packet in hand will be posted again.
