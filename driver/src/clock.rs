@@ -14,15 +14,15 @@
 //!   one, unless they are out of all proportion.
 //! * A stamp that is not [from just now](Relation::time_of), whatever the reason: the packet carries software's time. A device can say what it likes; it cannot
 //!   send a packet's time away from when the packet was taken.
+//! * The low bits of a counter come again, 32 of them after 4.3 seconds. A packet that may have waited for nearly as long could be of this round or of the one
+//!   before: its queue knows since when it [can have come](Relation::tells_apart), and where that is too long ago the packet carries software's time.
 //! * No sample can be had (the machine was stopped meanwhile): what held before goes on.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// How much older than the batch it is in a packet may be said to be, nanoseconds. Less than half of what 32 bits of nanoseconds count, so that no stamp is
-/// taken for one of the round before or after.
+/// How much older than the batch it is in a packet may be said to be, nanoseconds.
 const OLD: u64 = 2_000_000_000;
 /// How much newer, nanoseconds: packets go on arriving while the batch is taken, and its thread may be interrupted.
 const NEW: u64 = 100_000_000;
@@ -52,7 +52,8 @@ pub(crate) struct Relation {
 
 impl Relation {
     /// What time it was when the counter's low bits were `stamp`, nanoseconds since 1970, for a packet taken from its ring at `now`: the time next to the sample
-    /// that has these bits. Bits that a stamp has not are ignored. `None` if that is not from just now: two seconds before `now` to a tenth after.
+    /// that has these bits. Bits that a stamp has not are ignored. `None` if that is not from just now: two seconds before `now` to a tenth after. Of a packet that is
+    /// older than [they tell apart](Self::tells_apart) the answer may be a round too late.
     #[inline]
     pub(crate) fn time_of(&self, stamp: u64, now: u64) -> Option<u64> {
         // A signed difference of as many bits as the stamp has.
@@ -64,6 +65,13 @@ impl Relation {
         let late = now.saturating_add(NEW);
         (time <= late && time >= now.saturating_sub(OLD)).then_some(time)
     }
+
+    /// Whether the stamp of a packet that came no longer ago than this can be taken for no other's: one that is a round older must not seem to be a tenth of a second
+    /// ahead. And not if the system's clock was set meanwhile either, by as much as goes unnoticed ([`OLD`]). 2.19 seconds for stamps of 32 bits, 18 minutes for 40.
+    #[inline]
+    pub(crate) fn tells_apart(&self, age: Duration) -> bool {
+        age.as_nanos() <= u128::from(mask(self.bits) - OLD - NEW)
+    }
 }
 
 /// A counter and the clocks, read at once.
@@ -74,6 +82,17 @@ struct Sample {
     real: u64,
     /// Nanoseconds of `CLOCK_MONOTONIC`, from anywhere.
     monotonic: u64,
+}
+
+/// What a sample told, where it is not as with the one before.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Change {
+    /// The counter does not run as it should: by so many ticks in so many nanoseconds.
+    Astray { ticks: u64, nanoseconds: u64 },
+    /// It does again.
+    RunsAgain,
+    /// Somebody set the system's clock.
+    ClockSet,
 }
 
 /// The two clocks of the system.
@@ -166,21 +185,45 @@ impl Clock {
     }
 
     /// Relates counter and clock anew, by the tightest of several samples: to be called once a second while it [runs](Self::is_running), and once when it was
-    /// started. Nothing is done within a tenth of a second of the last time. `counter` reads the counter; `None` if it cannot. Takes a few register reads' time.
-    pub(crate) fn relate(&self, counter: impl FnMut() -> Option<u64>) {
-        self.relate_with(counter, &mut System(self.begin));
+    /// started. Nothing is done within a tenth of a second of the last time. `counter` reads the counter; `None` if it cannot. Takes a few register reads' time. The log
+    /// says of `nic` what changes.
+    pub(crate) fn relate(&self, nic: &str, counter: impl FnMut() -> Option<u64>) {
+        match self.relate_with(counter, &mut System(self.begin)) {
+            Some(Change::Astray { ticks, nanoseconds }) => tracing::warn!(
+                nic,
+                ticks,
+                nanoseconds,
+                "the NIC's clock does not run as it should; packets carry software's timestamps until it does"
+            ),
+            Some(Change::RunsAgain) => tracing::info!(
+                nic,
+                "the NIC's clock runs as it should again; packets carry its timestamps"
+            ),
+            Some(Change::ClockSet) => {
+                tracing::info!(
+                    nic,
+                    "the system's clock was set; the NIC's timestamps follow"
+                );
+            }
+            None => {}
+        }
     }
 
-    fn relate_with(&self, mut counter: impl FnMut() -> Option<u64>, times: &mut impl Times) {
+    fn relate_with(
+        &self,
+        mut counter: impl FnMut() -> Option<u64>,
+        times: &mut impl Times,
+    ) -> Option<Change> {
         let mut last = self.last();
         let early = |last: Sample| times.monotonic().saturating_sub(last.monotonic) < APART;
         if !self.is_running() || last.is_some_and(early) {
-            return;
+            return None;
         }
         let mut tightest: Option<(u64, Sample)> = None;
         for _ in 0..TRIES {
-            let before = times.real();
+            // Around both: whatever interrupts this thread in between makes the sample wide.
             let monotonic = times.monotonic();
+            let before = times.real();
             let counter = counter();
             let width = times.monotonic().saturating_sub(monotonic);
             let Some(counter) = counter else {
@@ -196,43 +239,54 @@ impl Clock {
                 tightest = Some((width, sample));
             }
         }
-        if let Some((_, sample)) = tightest {
-            self.take(&mut last, sample);
-        }
+        let (_, sample) = tightest?;
+        self.take(&mut last, sample)
     }
 
     /// A sample came.
-    fn take(&self, last: &mut Option<Sample>, sample: Sample) {
+    fn take(&self, last: &mut Option<Sample>, sample: Sample) -> Option<Change> {
         let Some(before) = *last else {
             *last = Some(sample);
             self.publish(Some((sample, NOMINAL)));
-            return;
+            return None;
         };
         let monotonic = sample.monotonic.saturating_sub(before.monotonic);
         if monotonic < APART {
-            return;
+            return None;
         }
+        // Only whoever holds `last` writes it.
+        let astray = self.rate.load(Ordering::Relaxed) == 0;
         *last = Some(sample);
         let ticks = sample.counter.wrapping_sub(before.counter) & mask(self.counter_bits);
         if !agree(ticks, monotonic) {
-            tracing::warn!(
-                ticks,
-                nanoseconds = monotonic,
-                "a NIC's clock does not run as it should; packets carry software's timestamps until it does"
-            );
             self.publish(None);
-            return;
+            let nanoseconds = monotonic;
+            // Said once, and not every second for as long as it lasts.
+            return (!astray).then_some(Change::Astray { ticks, nanoseconds });
         }
         let real = sample.real.wrapping_sub(before.real);
-        let elapsed = if agree(real, monotonic) {
-            real
-        } else {
-            tracing::info!("the system's clock was set; a NIC's timestamps follow");
-            monotonic
-        };
+        let was_set = !agree(real, monotonic);
+        let elapsed = if was_set { monotonic } else { real };
         // Neither is more than a little off from the other, and so nowhere near 0 or the end.
         let rate = (u128::from(elapsed) << 32) / u128::from(ticks);
         self.publish(Some((sample, rate as u64)));
+        match (astray, was_set) {
+            (true, _) => Some(Change::RunsAgain),
+            (false, true) => Some(Change::ClockSet),
+            (false, false) => None,
+        }
+    }
+
+    /// At this counter it is that time, from now on.
+    #[cfg(test)]
+    pub(crate) fn set_for_test(&self, counter: u64, real: u64) {
+        let sample = Sample {
+            counter,
+            real,
+            monotonic: 0,
+        };
+        let _last = self.last();
+        self.publish(Some((sample, NOMINAL)));
     }
 
     /// By whoever holds the last sample.

@@ -1,16 +1,20 @@
 //! Conversion by properties against exact arithmetic, the relation by a counter and clocks that the test drives, and readers against a writer.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::{Clock, NEW, NOMINAL, OLD, Relation, Sample, Times, WIDEST, mask};
+use super::{Change, Clock, NEW, NOMINAL, OLD, Relation, Sample, Times, WIDEST, mask};
 
 const SECOND: u64 = 1_000_000_000;
 /// Some day in 2026, where the counter is far from its end.
 const EPOCH: u64 = 1_790_000_000 * SECOND;
+
+/// What reading one of the system's clocks takes.
+const READING: u64 = 20;
 
 /// A machine: its counter's rate in parts per million off, whether it runs, and what was added to its time.
 struct World {
@@ -21,6 +25,10 @@ struct World {
     runs: bool,
     /// What reading the counter takes.
     width: u64,
+    /// For how long whoever relates is interrupted after each reading of a clock, from the next one on.
+    interrupted: VecDeque<u64>,
+    /// The device answers.
+    answers: bool,
 }
 
 impl World {
@@ -32,6 +40,8 @@ impl World {
             off: 0.0,
             runs: true,
             width: 800,
+            interrupted: VecDeque::new(),
+            answers: true,
         }
     }
 
@@ -46,15 +56,27 @@ impl World {
         (EPOCH + self.monotonic).wrapping_add_signed(self.set)
     }
 
-    fn relate(&mut self, clock: &Clock) {
+    /// A clock has been read.
+    fn has_read(&mut self) {
+        let interrupted = self.interrupted.pop_front().unwrap_or_default();
+        self.pass(READING + interrupted);
+    }
+
+    fn relate(&mut self, clock: &Clock) -> Option<Change> {
         let world = std::cell::RefCell::new(self);
         struct Both<'a, 'b>(&'a std::cell::RefCell<&'b mut World>);
         impl Times for Both<'_, '_> {
             fn real(&mut self) -> u64 {
-                self.0.borrow().real()
+                let mut world = self.0.borrow_mut();
+                let real = world.real();
+                world.has_read();
+                real
             }
             fn monotonic(&mut self) -> u64 {
-                self.0.borrow().monotonic
+                let mut world = self.0.borrow_mut();
+                let monotonic = world.monotonic;
+                world.has_read();
+                monotonic
             }
         }
         let read = || {
@@ -63,9 +85,9 @@ impl World {
             world.pass(half);
             let counter = world.counter as u64;
             world.pass(half);
-            Some(counter)
+            world.answers.then_some(counter)
         };
-        clock.relate_with(read, &mut Both(&world));
+        clock.relate_with(read, &mut Both(&world))
     }
 
     /// What a packet that comes now is said to have come at, less when it did.
@@ -182,18 +204,65 @@ fn no_sample_leaves_what_there_is() {
     world.width = WIDEST + 2;
     world.relate(&clock);
     assert_eq!(clock.read(), before, "too wide to be of use");
-    clock.relate(|| None);
-    assert_eq!(clock.read(), before, "the device does not answer");
     world.width = 500;
+    world.pass(SECOND);
+    world.answers = false;
+    world.relate(&clock);
+    assert_eq!(clock.read(), before, "the device does not answer");
+    world.answers = true;
     world.relate(&clock);
     assert_ne!(clock.read(), before);
+}
+
+#[test]
+fn whoever_relates_may_be_interrupted_anywhere() {
+    for at in 0..15 {
+        for interrupted in [SECOND / 1000, 5 * SECOND / 1000, SECOND / 50] {
+            let clock = running(64, 64);
+            let mut world = World::new();
+            world.interrupted.extend((0..at).map(|_| 0));
+            world.interrupted.push_back(interrupted);
+            world.relate(&clock);
+            let error = world.error(&clock).unwrap();
+            assert!(error.abs() < 50, "{error} ns, after {at} readings");
+        }
+    }
+}
+
+#[test]
+fn what_changes_is_said_once() {
+    let clock = running(40, 40);
+    let mut world = World::new();
+    let mut second = |change: fn(&mut World)| {
+        world.pass(SECOND);
+        change(&mut world);
+        world.relate(&clock)
+    };
+    let nothing: fn(&mut World) = |_| {};
+    assert_eq!(second(nothing), None, "the first");
+    assert_eq!(second(nothing), None);
+    let stood = second(|world| world.counter -= 1e9);
+    let Some(Change::Astray { ticks, nanoseconds }) = stood else {
+        panic!("{stood:?}");
+    };
+    assert!(ticks < 10_000 && nanoseconds.abs_diff(SECOND) < 10_000);
+    for _ in 0..5 {
+        assert_eq!(second(|world| world.counter -= 1e9), None, "still");
+    }
+    assert_eq!(second(nothing), Some(Change::RunsAgain));
+    assert_eq!(second(nothing), None);
+    assert_eq!(
+        second(|world| world.set = 7_000_000),
+        Some(Change::ClockSet)
+    );
+    assert_eq!(second(nothing), None);
 }
 
 #[test]
 fn the_systems_own_clocks() {
     let clock = running(64, 64);
     let begin = std::time::Instant::now();
-    clock.relate(|| Some(begin.elapsed().as_nanos() as u64));
+    clock.relate("a NIC", || Some(begin.elapsed().as_nanos() as u64));
     let relation = clock.read().unwrap().unwrap();
     let now = super::real();
     let time = relation.time_of(begin.elapsed().as_nanos() as u64, now);
@@ -266,6 +335,19 @@ proptest! {
         let exact = i128::from(real) + (ticks * i128::from(rate)).div_euclid(1 << 32);
         let just_now = exact >= i128::from(now.saturating_sub(OLD)) && exact <= i128::from(now.saturating_add(NEW)) && exact >= 0;
         prop_assert_eq!(relation.time_of(stamp, now), just_now.then_some(exact as u64));
+    }
+
+    /// A packet that came lately carries its time or none, by a clock that ran or was set by as much as goes unnoticed.
+    #[test]
+    fn what_is_told_apart_is_not_a_round_off(bits in 32_u32..=40, counter: u64, read in 0_u64..9_000_000_000, age in 0_u64..9_000_000_000, set in -2_000_000_000_i64..=2_000_000_000) {
+        let relation = Relation { counter, real: EPOCH, rate: NOMINAL, bits };
+        // The counter was read that long ago.
+        let (stamp, came) = (counter.wrapping_add(read).wrapping_sub(age), EPOCH + read - age);
+        let now = (EPOCH + read).wrapping_add_signed(set);
+        if relation.tells_apart(Duration::from_nanos(age)) && let Some(time) = relation.time_of(stamp & mask(bits), now) {
+            prop_assert_eq!(time, came);
+        }
+        prop_assert!(relation.tells_apart(Duration::from_nanos(OLD)));
     }
 
     /// Whatever the clocks and the counter do, relating ends, and what comes of it converts.

@@ -1,7 +1,10 @@
 //! The card's clock: source timers, which software reads, and timers of the PHY, which stamp packets. One command sets and starts both.
 //!
 //! The order is that of `ice_timesync_enable` in DPDK's `ice_ethdev.c`, with the semaphore held for all of it; the steps are the E810's in its `base/ice_ptp_hw.c`. The clock begins
-//! with `CLOCK_REALTIME`, as both drivers have it, and is left alone from then on: what its stamps are in `CLOCK_REALTIME` is [`Clock`](crate::clock::Clock)'s matter.
+//! with `CLOCK_REALTIME`, as both drivers have it, and is not slewed from then on: what its stamps are in `CLOCK_REALTIME` is [`Clock`](crate::clock::Clock)'s matter.
+//!
+//! It is set up for the first queue that asks for its stamps since this driver opened or reset the function. A clock that runs is set anew then, as after a reset of the
+//! function, which leaves it running: whether source timer and PHY are still together nobody can tell by reading. To another function that reads it this is a jump.
 //!
 //! One function of the card owns a timer. Where that is another, whoever drives that function runs it, and it is only read here.
 
@@ -70,7 +73,8 @@ impl<D: Device> Shared<D> {
     /// Relates what the clock shows to `CLOCK_REALTIME`, if somebody wants its stamps.
     pub(super) fn relate(&self) {
         let timer = self.timer.load(Ordering::Relaxed);
-        self.clock.relate(|| read(&*self.registers, timer));
+        let nic = self.device.address();
+        self.clock.relate(nic, || read(&*self.registers, timer));
     }
 }
 

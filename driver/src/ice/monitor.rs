@@ -145,6 +145,10 @@ impl<D: Device> Watch<D> {
                 self.shared.collect(self.port);
                 self.shared.all_discards();
                 self.shared.relate();
+                if self.shared.clock.is_running() {
+                    // Its stamps of 32 bits say when a packet came if the queue was looked at not long before; whoever sleeps looks now.
+                    self.vectors.wake_all();
+                }
             }
             let failed = self.shared.failed();
             if failed != told {

@@ -14,7 +14,7 @@ use super::shared::{Control, Shared};
 use super::statistics::Discarded;
 use super::write_back::Receive;
 use crate::device::{Device, Registers};
-use crate::ring::{Vectors, drain, ring, wait};
+use crate::ring::{UNTOLD, Vectors, drain, ring, wait};
 use crate::{DriverError, QueueCounters, RxQueue, RxSink};
 
 /// How long a queue may take to stop. Both drivers give it one to ten milliseconds; a reset costs more than waiting.
@@ -22,6 +22,7 @@ pub(super) const STOP_PATIENCE: Duration = Duration::from_millis(100);
 
 /// The device takes descriptors by so many: it ignores the lowest three bits of the tail (`ice_release_rx_desc` in Linux), so up to seven wait for more.
 pub(super) const TAIL_STEP: u32 = 8;
+const _: () = assert!(TAIL_STEP <= UNTOLD);
 
 /// Turns a queue off, and sees that it is: until then the device writes.
 pub(super) fn off<D: Device>(shared: &Shared<D>, queue: u32) -> bool {

@@ -83,7 +83,7 @@ pub(super) fn relate<D: Device>(shared: &Shared<D>) {
         return;
     };
     if clock.is_running() {
-        clock.relate(|| {
+        clock.relate(shared.device.address(), || {
             shared.read(SYSTIMR);
             let (low, high) = (shared.read(SYSTIML), shared.read(SYSTIMH));
             // All ones is no answer.

@@ -27,7 +27,7 @@ pub(crate) use manner::{Manner, Unseen};
 pub(crate) use patience::{pause, wait};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use quads::{Lanes, flag};
-pub(crate) use receive::Receive;
+pub(crate) use receive::{Receive, UNTOLD};
 pub(crate) use stamps::{FRONT, Stamp};
 pub(crate) use vectors::{Vectors, drain, ring};
 pub(crate) use write_back::{Header, WriteBack};

@@ -12,6 +12,7 @@
 mod look;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use arrayvec::ArrayVec;
 use devrx_pool::{Pool, Returns};
@@ -31,6 +32,8 @@ use crate::sink::RxSink;
 
 /// How many chunks are taken from the pool at a time.
 const REFILL: usize = 64;
+/// Where as many chunks are posted the device was told of one at least: tails go on by so many at the most.
+pub(crate) const UNTOLD: u32 = 8;
 
 /// A chunk of a packet, and how much of it.
 #[derive(Clone, Copy, Debug)]
@@ -138,7 +141,7 @@ impl<W: WriteBack<WORDS>, const WORDS: usize> Receive<W, WORDS> {
     pub(crate) fn poll<S: RxSink>(&mut self, out: &mut S) -> usize {
         self.classifier.look();
         if !self.arrived() {
-            self.end_partial();
+            self.found_empty();
             return 0;
         }
         let before = out.room();
@@ -320,6 +323,19 @@ impl<W: WriteBack<WORDS>, const WORDS: usize> Receive<W, WORDS> {
     fn give_back(&mut self) {
         self.returned
             .extend(self.partial.drain(..).map(|part| part.chunk));
+    }
+
+    /// Nothing has arrived.
+    #[cold]
+    fn found_empty(&mut self) {
+        // Where the device has a chunk to put a packet into: else packets may wait elsewhere.
+        if self.partial.is_empty()
+            && self.ring.posted() >= UNTOLD
+            && let Some(stamps) = &mut self.stamps
+        {
+            stamps.found_empty(Instant::now());
+        }
+        self.end_partial();
     }
 
     /// Nothing more will come of a packet whose end is missing, once the device has stopped.

@@ -7,6 +7,7 @@ use super::rig::{ADMIN, Queue, Rig, Setup, udp};
 use crate::clock::real;
 use crate::ice::model::{ClockOwner, E810, Fault, Personality};
 use crate::ice::{IceOptions, PackageSource};
+use crate::ring::rig::readable;
 use crate::{DriverError, Nic, QueueConfig, RxBatch, RxFlags, RxQueue, Timestamps};
 
 /// How far a stamp may be off: the model's clock is read by a thread that others interrupt.
@@ -59,6 +60,11 @@ fn rules(rig: &mut Rig) {
     rig.rule(1, 8, "udp,dst-port=5000");
 }
 
+/// The first queue is looked at, and has nothing.
+fn found_empty(rig: &mut Rig) {
+    assert_eq!(rig.queues[0].queue.poll(&mut RxBatch::new()), 0);
+}
+
 /// A packet comes: its flags, its time, and when that must lie.
 fn one(rig: &mut Rig, port: u16) -> (RxFlags, u64, [u64; 2]) {
     let queue = usize::from(port == 5000);
@@ -92,7 +98,10 @@ fn stamped(rig: &mut Rig) {
 /// Waits until packets carry this clock's time.
 fn becomes(rig: &mut Rig, wanted: RxFlags) {
     let by = Instant::now() + PATIENCE;
-    while !one(rig, 1).0.contains(wanted) {
+    while {
+        found_empty(rig);
+        !one(rig, 1).0.contains(wanted)
+    } {
         assert!(Instant::now() < by, "{wanted:?} does not come");
         std::thread::sleep(Duration::from_millis(50));
     }
@@ -213,6 +222,7 @@ pub(super) fn stamps_that_cannot_be_true_are_not_believed() {
     // Longer than the monitor takes to read it.
     std::thread::sleep(Duration::from_millis(2500).saturating_sub(since.elapsed()));
     rig.model.set_fault(Fault::None);
+    found_empty(&mut rig);
     let (flags, ..) = one(&mut rig, 1);
     assert!(
         flags.contains(RxFlags::TIMESTAMP_SW),
@@ -234,7 +244,9 @@ fn stamps_go_on_after_resets() {
     all_again(&mut rig);
     rules(&mut rig);
     stamped(&mut rig);
-    // Of the function, which does not.
+    // Of the function, which does not; it is set anew all the same.
+    let messages = |rig: &Rig| rig.model.card().commands()[&0x0c00];
+    let before = messages(&rig);
     rig.model.set_fault(Fault::QueueWillNotStop);
     rig.nic.close_queue(1).unwrap();
     rig.queues[1].queue.stop().unwrap();
@@ -242,6 +254,76 @@ fn stamps_go_on_after_resets() {
     all_again(&mut rig);
     rules(&mut rig);
     stamped(&mut rig);
+    assert!(messages(&rig) > before);
+    rig.end();
+}
+
+/// The 32 bits of its stamp are then those of a time that has just been.
+#[test]
+fn a_packet_that_lay_in_its_ring_for_longer_than_stamps_count_has_softwares_time() {
+    let mut rig = both(ClockOwner::This(0));
+    stamped(&mut rig);
+    rig.receive(&udp(1, 1, 100));
+    std::thread::sleep(Duration::from_secs(5));
+    let (before, mut batch) = (real(), RxBatch::new());
+    assert_eq!(rig.queues[0].queue.poll(&mut batch), 1);
+    let (flags, time) = (batch[0].flags, batch[0].timestamp);
+    assert!(flags.contains(RxFlags::TIMESTAMP_SW), "{flags:?}");
+    assert!((before..=real()).contains(&time));
+    rig.queues[0].recycle(batch[0].chunk.0);
+    rig.queues[0].refill();
+    found_empty(&mut rig);
+    stamped(&mut rig);
+    rig.end();
+}
+
+/// Where the card has no chunk to put a packet into, that there is none in the ring tells nothing.
+#[test]
+fn a_ring_without_chunks_is_not_empty() {
+    let mut rig = both(ClockOwner::This(0));
+    stamped(&mut rig);
+    let mut chunks = Vec::new();
+    // Some are posted yet, of which the card was not told: it takes several at a time.
+    while rig.model.card().receive(&udp(1, 1, 100)) {
+        let mut batch = RxBatch::new();
+        assert_eq!(rig.queues[0].queue.poll(&mut batch), 1);
+        chunks.push(batch[0].chunk.0);
+    }
+    let by = Instant::now() + Duration::from_millis(2500);
+    while Instant::now() < by {
+        found_empty(&mut rig);
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    for chunk in chunks {
+        rig.queues[0].recycle(chunk);
+    }
+    rig.queues[0].refill();
+    assert!(one(&mut rig, 1).0.contains(RxFlags::TIMESTAMP_SW));
+    found_empty(&mut rig);
+    assert!(one(&mut rig, 1).0.contains(RxFlags::TIMESTAMP_HW));
+    rig.end();
+}
+
+/// Whoever waits for packets is woken to see that there are none: of the next one it is known then that it has just come.
+#[test]
+fn a_packet_after_a_pause_has_the_cards_time() {
+    let mut rig = both(ClockOwner::This(0));
+    stamped(&mut rig);
+    let by = Instant::now() + Duration::from_secs(5);
+    loop {
+        while !rig.queues[0].queue.arm() {
+            found_empty(&mut rig);
+        }
+        let left = by.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            break;
+        }
+        if readable(rig.queues[0].queue.wait_fd(), left.as_millis() as u16 + 1) {
+            found_empty(&mut rig);
+        }
+    }
+    let (flags, ..) = one(&mut rig, 1);
+    assert!(flags.contains(RxFlags::TIMESTAMP_HW), "{flags:?}");
     rig.end();
 }
 
