@@ -9,6 +9,7 @@
 
 mod buffer;
 mod mapping;
+mod silence;
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 pub use buffer::DmaBuffer;
 use devrx_provider::MapWay;
 pub use mapping::{DmaMapping, Mapper, Memory};
+pub(crate) use silence::stays_silent;
 
 use crate::DriverError;
 
@@ -77,7 +79,8 @@ pub trait Device: Send + Sync + 'static {
     fn set_bus_master(&self, on: bool) -> Result<(), DriverError>;
 
     /// Resets the function. After it returned `Ok`, everything the device had begun to write has been written, it writes nothing more, its registers
-    /// are as after power-on, bus mastering is off and its interrupts are disarmed.
+    /// are as after power-on, bus mastering is off and its interrupts are disarmed. One that is [`gone`](Self::gone) is not reset: `Ok` then means that it writes
+    /// nothing more, and no more than that.
     ///
     /// # Errors
     ///

@@ -22,12 +22,12 @@ use super::regs::{
 };
 use super::shared::Shared;
 use crate::DriverError;
-use crate::device::Device;
+use crate::device::{Device, stays_silent};
 use crate::ring::{Vectors, drain, ring};
 
 /// How often the thread looks at least, milliseconds.
 const TICK: u16 = 1000;
-/// How often counters are read. A queue that sends raises the vector thousands of times a second.
+/// How often counters are read, and the system is asked whether the card is there. A queue that sends raises the vector thousands of times a second.
 const COUNT: Duration = Duration::from_millis(900);
 
 /// The running thread; it ends when this is dropped.
@@ -140,8 +140,11 @@ impl<D: Device> Watch<D> {
                 self.shared.fail(Fault::Trouble);
             }
             drain(self.vectors.other());
-            if self.look() && counted.elapsed() >= COUNT {
+            let second = counted.elapsed() >= COUNT;
+            if second {
                 counted = Instant::now();
+            }
+            if self.look(second) && second {
                 self.shared.collect(self.port);
                 self.shared.all_discards();
                 self.shared.relate();
@@ -158,20 +161,24 @@ impl<D: Device> Watch<D> {
         }
     }
 
-    /// Everything but packets, once; whether counters can be read.
-    fn look(&self) -> bool {
+    /// Everything but packets, once, and with `ask` whether the system still has the card; whether counters can be read.
+    fn look(&self, ask: bool) -> bool {
         // All ones where nothing answers, as while the system resets the function: they tell of no cause.
         let causes = match self.shared.read(PFINT_OICR) {
             u32::MAX => 0,
             causes => causes,
         };
-        let state = self.shared.read(GLGEN_RSTAT);
+        let mut state = 0;
+        let silent = stays_silent(|| {
+            state = self.shared.read(GLGEN_RSTAT);
+            state == u32::MAX
+        });
+        let gone = silent || ask && self.shared.device.gone();
         if !self.current() {
             // It is being reset, or was, and is not set up: what it answers says nothing.
             return false;
         }
-        let ones = state == u32::MAX && self.shared.read(GLGEN_RSTAT) == u32::MAX;
-        if ones || self.shared.device.gone() {
+        if gone {
             if self.shared.failed() < Fault::Gone as u32 {
                 tracing::error!(nic = self.nic(), "the NIC does not answer any more");
             }

@@ -197,12 +197,7 @@ impl<D: Device> IceNic<D> {
         control: &mut Control<D::Registers>,
         index: u32,
     ) -> Result<(), DriverError> {
-        if let Some(why) = self.shared.ended() {
-            return Err(DriverError::NoNic {
-                nic: self.shared.device.address().to_owned(),
-                why,
-            });
-        }
+        self.check_there()?;
         if self.shared.epoch.load(Ordering::Acquire) == self.epoch {
             let fault = match self.shared.fault_of(self.epoch) {
                 Some(fault) => fault,
@@ -227,8 +222,23 @@ impl<D: Device> IceNic<D> {
             // Queues that are closed and have not been stopped yet.
             self.vectors.wake_all();
             reset?;
+            self.check_there()?;
         }
-        self.restart(control)
+        self.restart(control).or_else(|error| {
+            // There may be no monitor now that would find out.
+            self.shared.end_if_gone();
+            self.check_there().and(Err(error))
+        })
+    }
+
+    /// An error if the NIC can serve no more.
+    fn check_there(&self) -> Result<(), DriverError> {
+        self.shared.ended().map_or(Ok(()), |why| {
+            Err(DriverError::NoNic {
+                nic: self.shared.device.address().to_owned(),
+                why,
+            })
+        })
     }
 
     /// Initializes the NIC again after a function reset. Queues of before have ended; their VSIs and rules are gone with it.

@@ -215,7 +215,18 @@ impl<D: Device> Shared<D> {
         self.device.reset().inspect_err(|_| {
             self.epoch.store(before, Ordering::Release);
             self.fail(Fault::Stuck);
-        })
+        })?;
+        // Nor does the monitor look before the NIC is set up again.
+        self.end_if_gone();
+        Ok(())
+    }
+
+    /// Has the NIC end if there is nothing any more where it was.
+    pub(super) fn end_if_gone(&self) {
+        if self.device.gone() {
+            tracing::error!(nic = self.device.address(), "the NIC is not there any more");
+            self.fail(Fault::Gone);
+        }
     }
 
     /// A function reset that succeeded clears what went before it.

@@ -15,7 +15,7 @@ use super::clock;
 use super::regs::{STATUS, icr, status};
 use super::shared::{Fault, Shared};
 use crate::DriverError;
-use crate::device::Device;
+use crate::device::{Device, stays_silent};
 use crate::ring::{Vectors, drain, ring};
 
 /// How often counters are read, milliseconds.
@@ -112,10 +112,15 @@ fn watch<D: Device>(shared: &Shared<D>, vectors: &Vectors, quit: &OwnedFd) {
             );
         }
         overruns = now;
-        let state = shared.read(STATUS);
+        let mut state = 0;
+        let silent = stays_silent(|| {
+            state = shared.read(STATUS);
+            state == u32::MAX
+        });
+        let gone = silent || shared.device.gone();
         if shared.epoch.load(Ordering::Acquire) != epoch {
             // It is being reset, or was, and is not set up: what it answers says nothing.
-        } else if state == u32::MAX || shared.device.gone() {
+        } else if gone {
             if told < Fault::Gone as u32 {
                 tracing::error!(nic, "the NIC does not answer any more");
             }

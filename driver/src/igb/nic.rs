@@ -151,12 +151,7 @@ impl<D: Device> IgbNic<D> {
     /// Makes the NIC fit for queue `index` to be opened: initializes it again after a reset, and resets it after a failure that a reset can take away.
     /// Under the control lock.
     fn revive(&mut self, index: u32) -> Result<(), DriverError> {
-        if let Some(why) = self.shared.ended() {
-            return Err(DriverError::NoNic {
-                nic: self.name().to_owned(),
-                why,
-            });
-        }
+        self.check_there()?;
         if self.shared.epoch.load(Ordering::Acquire) == self.epoch {
             let Some(fault) = self.shared.fault_of(self.epoch) else {
                 return Ok(());
@@ -175,8 +170,23 @@ impl<D: Device> IgbNic<D> {
             // Queues that are closed and have not been stopped yet.
             self.vectors.wake_all();
             reset?;
+            self.check_there()?;
         }
-        self.restart()
+        self.restart().or_else(|error| {
+            // There is no monitor now that would find out.
+            self.shared.end_if_gone();
+            self.check_there().and(Err(error))
+        })
+    }
+
+    /// An error if the NIC can serve no more.
+    fn check_there(&self) -> Result<(), DriverError> {
+        self.shared.ended().map_or(Ok(()), |why| {
+            Err(DriverError::NoNic {
+                nic: self.name().to_owned(),
+                why,
+            })
+        })
     }
 
     /// Initializes the NIC again after a function reset. Under the control lock. Queues of before have ended; their rules are gone from the hardware.

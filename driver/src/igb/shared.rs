@@ -146,7 +146,18 @@ impl<D: Device> Shared<D> {
         self.device.reset().inspect_err(|_| {
             self.epoch.store(before, Ordering::Release);
             self.fail(Fault::Stuck);
-        })
+        })?;
+        // Nor does the monitor look before the NIC is set up again.
+        self.end_if_gone();
+        Ok(())
+    }
+
+    /// Has the NIC end if there is nothing any more where it was.
+    pub(super) fn end_if_gone(&self) {
+        if self.device.gone() {
+            tracing::error!(nic = self.device.address(), "the NIC is not there any more");
+            self.fail(Fault::Gone);
+        }
     }
 
     /// Whether the port's counters hold every packet that was lost: the device never lost some that it did not count, and no reset threw away what it held.

@@ -24,6 +24,8 @@ use crate::ring::{Iommu, WAYS, ring};
 /// Where the PCI command register is, and its bus master bit.
 const COMMAND: usize = 4;
 const BUS_MASTER: u8 = 1 << 2;
+/// Where its revision and class are.
+const CLASS: usize = 8;
 /// Where MSI-X is turned on: found by walking the capabilities.
 const CAPABILITIES: usize = 0x34;
 const MSIX: u8 = 0x11;
@@ -89,6 +91,8 @@ pub struct IceModel {
     vectors: u32,
     resets: AtomicU32,
     reset_fails: AtomicBool,
+    /// How often the driver asked whether it is gone.
+    asked: AtomicU32,
     trouble: OwnedFd,
 }
 
@@ -137,6 +141,7 @@ impl IceModel {
             vectors,
             resets: AtomicU32::new(0),
             reset_fails: AtomicBool::new(false),
+            asked: AtomicU32::new(0),
             trouble: eventfd().expect("a descriptor"),
         })
     }
@@ -167,6 +172,19 @@ impl IceModel {
     #[must_use]
     pub fn resets(&self) -> u32 {
         self.resets.load(Ordering::Relaxed)
+    }
+
+    /// How often the driver has asked whether the card is gone.
+    #[must_use]
+    pub fn asked(&self) -> u32 {
+        self.asked.load(Ordering::Relaxed)
+    }
+
+    /// Whether nobody answers at its place in configuration space.
+    fn silent(&self) -> bool {
+        let mut class = [0; 4];
+        self.card().config_read(CLASS, &mut class);
+        class == [u8::MAX; 4]
     }
 
     /// Bytes that the card can reach.
@@ -267,6 +285,10 @@ impl Device for IceModel {
 
     fn reset(&self) -> Result<(), DriverError> {
         self.wires.fds().clear();
+        // As with VFIO.
+        if self.silent() {
+            return Ok(());
+        }
         self.set_bus_master(false)?;
         if self.reset_fails.load(Ordering::Relaxed) {
             return Err(sys(io::Error::from_raw_os_error(libc::EIO)));
@@ -302,6 +324,11 @@ impl Device for IceModel {
 
     fn trouble_text(&self) -> String {
         "the model was told to make trouble".to_owned()
+    }
+
+    fn gone(&self) -> bool {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        self.silent()
     }
 
     fn ways(&self) -> &'static [MapWay] {

@@ -119,6 +119,10 @@ impl Device for Liar {
         String::new()
     }
 
+    fn gone(&self) -> bool {
+        self.model.gone()
+    }
+
     fn ways(&self) -> &'static [MapWay] {
         self.model.ways()
     }

@@ -1,5 +1,7 @@
 //! What is counted around a reset, and what others left in the card's tables.
 
+use std::time::Duration;
+
 use super::faults::all_again;
 use super::rig::{Rig, Setup, udp};
 use crate::ice::model::{Fault, IceModel};
@@ -67,6 +69,51 @@ fn what_is_discarded_after_a_reset_is_counted_once() {
     all_again(&mut rig);
     flood(&mut rig);
     assert_eq!(rig.nic.statistics().unwrap().drops["discarded"], 36);
+    rig.end();
+}
+
+/// A queue is stopped before the monitor has found out: the reset has nothing to reset, and the NIC ends all the same.
+#[test]
+fn a_card_that_a_reset_finds_gone_ends() {
+    let mut rig = Rig::new(Setup::default());
+    // Has the monitor look now, so that it does next when the queue's patience has just ended.
+    rig.model.say(&[]);
+    std::thread::sleep(Duration::from_millis(20));
+    rig.model.set_fault(Fault::Gone);
+    rig.queues[0].queue.stop().unwrap();
+    assert_eq!(rig.model.resets(), 0);
+    assert!(rig.nic.fault().unwrap().contains("does not answer"));
+}
+
+/// Between a reset and the next queue nobody looks after it but who opens that.
+#[test]
+fn a_card_that_is_not_there_after_a_reset_ends() {
+    let mut rig = Rig::new(Setup::default());
+    rig.model.set_fault(Fault::QueueWillNotStop);
+    stop(&mut rig, 0);
+    assert_eq!((rig.model.resets(), rig.nic.fault()), (1, None));
+    rig.model.set_fault(Fault::Gone);
+    let queue = rig.queues.remove(0);
+    let config = queue.config.clone();
+    queue.end();
+    config.provider.uninstall();
+    config.provider.init(&rig.nic.needs()).unwrap();
+    let error = rig.nic.open_queue(0, config).unwrap_err().to_string();
+    assert!(error.contains("does not answer"), "{error}");
+    assert!(rig.nic.fault().unwrap().contains("does not answer"));
+}
+
+/// Asking the system takes its lock for all of PCI, and a queue that sends wakes the monitor thousands of times a second.
+#[test]
+fn the_system_is_asked_once_a_second_whether_the_card_is_there() {
+    let rig = Rig::new(Setup::default());
+    let before = rig.model.asked();
+    for _ in 0..100 {
+        rig.model.say(&[]);
+        std::thread::sleep(Duration::from_millis(13));
+    }
+    let asked = rig.model.asked() - before;
+    assert!((1..=3).contains(&asked), "{asked} times");
     rig.end();
 }
 

@@ -53,6 +53,9 @@ impl Device for IgbModel {
         let mut state = self.chip.state();
         state.vectors.clear();
         state.bus_master = false;
+        if state.fault.gone {
+            return Ok(());
+        }
         if state.fault.reset_fails {
             return Err(sys(io::Error::from_raw_os_error(libc::EIO)));
         }
@@ -85,6 +88,10 @@ impl Device for IgbModel {
 
     fn trouble_text(&self) -> String {
         "the model was told to make trouble".to_owned()
+    }
+
+    fn gone(&self) -> bool {
+        self.chip.state().fault.gone
     }
 
     fn ways(&self) -> &'static [MapWay] {

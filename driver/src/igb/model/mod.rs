@@ -36,7 +36,7 @@ const FIFO: usize = 64 * 1024;
 pub struct Fault {
     /// A queue's enable bit does not clear.
     pub will_not_stop: bool,
-    /// Every register reads all ones, and writes do nothing.
+    /// Every register reads all ones, and writes do nothing; so does a reset, without an error.
     pub gone: bool,
     /// A function reset fails; interrupts and bus mastering are off by then, as with VFIO.
     pub reset_fails: bool,

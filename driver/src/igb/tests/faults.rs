@@ -7,7 +7,7 @@ use nix::sys::eventfd::EventFd;
 use super::rig::{Queue, Rig, Setup, readable, udp};
 use crate::igb::model::Fault;
 use crate::igb::regs::{ICR, RxQueueRegs, icr};
-use crate::{DriverError, Nic, Owned, RxQueue, Timestamps, Transmit};
+use crate::{DriverError, Nic, Owned, QueueConfig, RxQueue, Timestamps, Transmit};
 
 fn rig(queues: u32) -> Rig {
     Rig::new(Setup {
@@ -53,6 +53,63 @@ fn whoever_has_the_nic_hears_that_it_must_end() {
         assert!(error.to_string().contains(&fault), "{error}");
         assert_eq!(rig.model.resets(), 0);
     }
+}
+
+/// Its queue is closed before the monitor has looked: the reset that should stop it has nothing to reset, and the NIC ends all the same.
+#[test]
+fn a_nic_that_a_reset_finds_gone_ends() {
+    let mut rig = rig(2);
+    let alarm: OwnedFd = EventFd::new().unwrap().into();
+    rig.nic.set_alarm(alarm.try_clone().unwrap());
+    rig.model.set_fault(Fault {
+        gone: true,
+        ..Fault::default()
+    });
+    rig.nic.close_queue(0).unwrap();
+    let first = rig.queues.remove(0);
+    let config = first.config.clone();
+    first.end();
+    assert!(readable(&alarm, 0), "whoever has the NIC is told");
+    ends(&mut rig, &alarm, config);
+    let fault = rig.queues[0].queue.fault().unwrap();
+    assert!(fault.contains("does not answer"), "{fault}");
+    rig.nic.close_queue(1).unwrap();
+    rig.end();
+}
+
+/// Between a reset and the next queue nobody looks after it but who opens that.
+#[test]
+fn a_nic_that_is_not_there_after_a_reset_ends() {
+    let mut rig = rig(1);
+    let alarm: OwnedFd = EventFd::new().unwrap().into();
+    rig.nic.set_alarm(alarm.try_clone().unwrap());
+    rig.model.set_fault(Fault {
+        will_not_stop: true,
+        ..Fault::default()
+    });
+    rig.nic.close_queue(0).unwrap();
+    let queue = rig.queues.remove(0);
+    let config = queue.config.clone();
+    queue.end();
+    assert_eq!((rig.model.resets(), rig.nic.fault()), (1, None));
+    rig.model.set_fault(Fault {
+        gone: true,
+        ..Fault::default()
+    });
+    ends(&mut rig, &alarm, config);
+    rig.end();
+}
+
+/// It has ended, or does when somebody opens a queue.
+fn ends(rig: &mut Rig, alarm: &OwnedFd, config: QueueConfig) {
+    config.provider.uninstall();
+    config.provider.init(&rig.nic.needs()).unwrap();
+    let resets = rig.model.resets();
+    let error = rig.nic.open_queue(0, config).unwrap_err().to_string();
+    assert!(error.contains("does not answer"), "{error}");
+    assert!(rig.nic.fault().unwrap().contains("does not answer"));
+    assert!(readable(alarm, 0), "whoever has the NIC is told");
+    assert_eq!(rig.model.resets(), resets);
 }
 
 #[test]

@@ -145,7 +145,7 @@ fn memory_is_kept_when_nothing_can_be_proven() {
     rig.any(0);
     rig.nic.close_queue(0).unwrap();
     rig.model.set_fault(Fault {
-        gone: true,
+        will_not_stop: true,
         reset_fails: true,
         ..Fault::default()
     });
