@@ -79,13 +79,13 @@ struct Note {
 }
 
 impl Binder {
-    /// Gives a function to vfio-pci. Every write is checked by reading back what became of it. `others` of its group are to be given away next, or have been.
+    /// Whether a function can be given to vfio-pci, and what that would do; nothing is changed. `others` of its group are to be given away too.
     ///
     /// # Errors
     ///
     /// [`DriverError::NoNic`] with the reason and the way out: there is no such function, an interface of it is in use (unless `force`), no IOMMU guards it, other
-    /// functions of its group are with Linux drivers, it has virtual functions, vfio-pci is not there, or the kernel refused.
-    pub fn bind(
+    /// functions of its group are with Linux drivers, it has virtual functions.
+    pub fn check(
         &self,
         address: PciAddress,
         others: &[PciAddress],
@@ -124,6 +124,26 @@ impl Binder {
                 bound.cut_off.join("; ")
             )));
         }
+        Ok(bound)
+    }
+
+    /// Gives a function to vfio-pci. Every write is checked by reading back what became of it. `others` of its group are to be given away next, or have been.
+    ///
+    /// # Errors
+    ///
+    /// As [`check`](Self::check); and [`DriverError::NoNic`] or [`DriverError::Sys`] where vfio-pci is not there, what the function had cannot be noted, or the
+    /// kernel refused.
+    pub fn bind(
+        &self,
+        address: PciAddress,
+        others: &[PciAddress],
+        force: bool,
+    ) -> Result<Bound, DriverError> {
+        let bound = self.check(address, others, force)?;
+        if bound.already {
+            return Ok(bound);
+        }
+        let function = self.sysfs.function(address)?;
         self.load_vfio(address)?;
         let note = Note {
             driver: function.driver.clone(),

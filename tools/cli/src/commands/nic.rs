@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::Subcommand;
 use devrx_client::Client;
 use devrx_client::proto::message::NicInfo;
@@ -124,25 +124,46 @@ fn list(socket: &Path, json: bool) -> Result<()> {
     Ok(())
 }
 
-/// One after another; those before one that is refused stay bound.
+/// None of them where one is refused. Where the kernel fails one later, those before it stay bound, and the error names them.
 fn bind_all(all: &[PciAddress], force: bool, json: bool) -> Result<()> {
-    for pci in all {
-        let others: Vec<PciAddress> = all.iter().copied().filter(|other| other != pci).collect();
-        bind(*pci, &others, force, json)?;
+    let binder = Binder::default();
+    let others = |pci| -> Vec<PciAddress> {
+        let all = all.iter().copied();
+        all.filter(|other| *other != pci).collect()
+    };
+    let refused = |pci| move || format!("cannot hand {pci} to vfio-pci");
+    for &pci in all {
+        binder
+            .check(pci, &others(pci), force)
+            .with_context(refused(pci))?;
+    }
+    let mut done: Vec<String> = Vec::new();
+    for &pci in all {
+        let bound = binder
+            .bind(pci, &others(pci), force)
+            .with_context(refused(pci))
+            .map_err(|error| match &*done {
+                [] => error,
+                done => anyhow!(
+                    "{error:#}; those before it stay with vfio-pci, until {}",
+                    done.join(", ")
+                ),
+            })?;
+        if !bound.already {
+            done.push(format!("`devrx nic unbind {pci}`"));
+        }
+        show(pci, &bound, json)?;
     }
     Ok(())
 }
 
-fn bind(pci: PciAddress, others: &[PciAddress], force: bool, json: bool) -> Result<()> {
-    let bound = Binder::default()
-        .bind(pci, others, force)
-        .with_context(|| format!("cannot hand {pci} to vfio-pci"))?;
+fn show(pci: PciAddress, bound: &Bound, json: bool) -> Result<()> {
     let found = Sysfs::default().function(pci)?;
     let known = functions::known(found.id);
     if json {
         return say!(
             "{}",
-            bound_json(&bound, known.as_ref().map(|(driver, _)| *driver))
+            bound_json(bound, known.as_ref().map(|(driver, _)| *driver))
         );
     }
     let part = known
