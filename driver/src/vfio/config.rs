@@ -122,6 +122,14 @@ impl<'a> Config<'a> {
         self.read32(REVISION).is_ok_and(|value| value == u32::MAX)
     }
 
+    /// Turns bus mastering off where nobody answers, so where neither the command register can be read before nor the outcome after.
+    pub(super) fn cut_off(self) {
+        let command = Command::MEMORY | Command::INTX_DISABLE;
+        if let Err(error) = self.write16(COMMAND, command.bits()) {
+            tracing::debug!(%error, "nobody took it");
+        }
+    }
+
     /// The command register.
     ///
     /// # Errors

@@ -19,7 +19,7 @@ use super::owned::Owned;
 use super::sysfs::Sysfs;
 use super::{PciAddress, sys};
 use crate::DriverError;
-use crate::device::{Device, Mapper, PciId};
+use crate::device::{Device, Mapper, PciId, stays_silent};
 
 /// How long a reset waits for others who have the device's lock (the kernel's own reset, a change of power state).
 const RESET_PATIENCE: Duration = Duration::from_secs(2);
@@ -133,6 +133,8 @@ impl Device for Function {
         let mut vectors = self.changing();
         // The kernel would wait a minute for it to come back, and fail.
         if self.gone() {
+            // Where only its answers are lost, it starts no more requests.
+            self.config().cut_off();
             tracing::warn!(
                 device = self.owned.name(),
                 "nobody answers where the device was, so it is not reset: what is gone writes nothing"
@@ -208,7 +210,7 @@ impl Device for Function {
     }
 
     fn gone(&self) -> bool {
-        self.config().is_silent()
+        stays_silent(|| self.config().is_silent())
     }
 
     fn ways(&self) -> &'static [MapWay] {
