@@ -233,11 +233,17 @@ fn there(pci: &str) -> bool {
 /// Plugs the NIC in again.
 fn plug(host: &mut Host) -> Result<()> {
     let nic = host.machine().nic(NIC).context("no NIC")?;
+    let slot = Slot::of(nic.port.context("it is behind no port")?)?;
+    // The kernel switches the lamp off a second after the power. QEMU takes that for the wish to delete what is in the slot by then.
+    wait_for("the slot is off", Duration::from_secs(5), || {
+        Ok(slot.read()? & (Slot::DARK | Slot::OFF) == Slot::DARK | Slot::OFF)
+    })?;
     let said = host.monitor(&format!("device_add {}", qemu::device(nic)))?;
     ensure!(said.is_empty(), "QEMU: {said}");
     wait_for("the NIC is there again", Duration::from_secs(15), || {
         Ok(there(&nic.pci()))
-    })?;
+    })
+    .with_context(|| format!("{:?}", sh("dmesg")))?;
     Ok(())
 }
 
