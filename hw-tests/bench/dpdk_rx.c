@@ -4,6 +4,7 @@
  *
  *     round PACKETS BURST MORE receives so many packets, which have all arrived, between two markers, and calls MORE times again; answers `round RECEIVED`
  *     rate PACKETS QUIET       receives until so many came, or none for QUIET milliseconds after the first; answers `rate RECEIVED`
+ *     rest QUIET               receives what is still to come, until none came for QUIET milliseconds; answers `rest RECEIVED`
  *     quit
  *
  * With DEVRX_DPDK_SPLIT in its environment it has the NIC split the headers of UDP over IPv4 off, into buffers of their own.
@@ -123,11 +124,12 @@ static unsigned int one_round(unsigned int packets, uint16_t burst, unsigned int
     return received;
 }
 
-static uint64_t rate(uint64_t packets, uint64_t quiet)
+/* `first`: milliseconds to wait for the first packet. */
+static uint64_t rate(uint64_t packets, uint64_t first, uint64_t quiet)
 {
     struct rte_mbuf *buffers[MOST];
-    uint64_t patience = quiet * rte_get_tsc_hz() / 1000, received = 0;
-    uint64_t deadline = rte_get_tsc_cycles() + 10 * rte_get_tsc_hz();
+    uint64_t millisecond = rte_get_tsc_hz() / 1000, patience = quiet * millisecond, received = 0;
+    uint64_t deadline = rte_get_tsc_cycles() + first * millisecond;
 
     while (received < packets) {
         uint16_t got = rte_eth_rx_burst(PORT, QUEUE, buffers, 32);
@@ -159,7 +161,9 @@ int main(int argc, char **argv)
         if (sscanf(line, "round %u %u %u", &packets, &burst, &more) == 3 && burst > 0 && burst <= MOST)
             printf("round %u\n", one_round(packets, (uint16_t)burst, more));
         else if (sscanf(line, "rate %llu %llu", &many, &quiet) == 2)
-            printf("rate %llu\n", (unsigned long long)rate(many, quiet));
+            printf("rate %llu\n", (unsigned long long)rate(many, 10000, quiet));
+        else if (sscanf(line, "rest %llu", &quiet) == 1)
+            printf("rest %llu\n", (unsigned long long)rate(UINT64_MAX, quiet, quiet));
         else if (strcmp(line, "quit\n") == 0)
             break;
         else
