@@ -78,10 +78,12 @@ pub fn run() -> Result<Tally> {
         }
         .run()?;
         let program = binary(&built)?;
+        // One at a time, as above.
         removal::run(
             &removals,
             &built.tests,
             &[("DEVRX_BIN", &program)],
+            1,
             &mut tally,
         )?;
     }

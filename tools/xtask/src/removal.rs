@@ -3,8 +3,10 @@
 //! `*sabotage*.toml` files anywhere in the workspace list the removals; `devrx_sabotage::removed` is where the code asks.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
+use std::panic::resume_unwind;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -46,6 +48,13 @@ pub struct Removal {
     /// What the protection is, for the reader.
     #[serde(default, rename = "what")]
     _what: String,
+}
+
+impl Removal {
+    /// What the report calls it.
+    fn title(&self) -> String {
+        format!("{} without {:?}", self.package, self.name)
+    }
 }
 
 #[derive(Deserialize)]
@@ -95,22 +104,28 @@ pub fn packages(removals: &[Removal]) -> Vec<String> {
     names
 }
 
-/// Runs each removal's test without and with the protection taken out. `env` is set for every run.
+/// Runs each removal's test without and with the protection taken out, `at_once` of them side by side. `env` is set for every run.
 pub fn run(
     removals: &[Removal],
     programs: &[Program],
     env: &[(&str, &str)],
+    at_once: usize,
     tally: &mut Tally,
 ) -> Result<()> {
     // Several removals may share a test; one green run is enough for all of them.
-    let mut greens: BTreeMap<(&str, &str), Result<(), String>> = BTreeMap::new();
+    let mut firsts: BTreeMap<Key<'_>, &Removal> = BTreeMap::new();
     for removal in removals {
-        let key = (removal.package.as_str(), removal.test.as_str());
-        let green = match greens.entry(key) {
-            Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(unknown) => unknown.insert(whole(removal, programs, env)?),
-        };
-        let verdict = match green {
+        firsts.entry(key(removal)).or_insert(removal);
+    }
+    let firsts: Vec<_> = firsts.into_iter().collect();
+    let greens: BTreeMap<Key<'_>, Result<(), String>> =
+        side_by_side(&firsts, at_once, |(key, removal)| {
+            Ok((*key, whole(removal, programs, env)?))
+        })
+        .into_iter()
+        .collect::<Result<_>>()?;
+    let verdicts = side_by_side(removals, at_once, |removal| {
+        let verdict = match &greens[&key(removal)] {
             Err(why) => Err(why.clone()),
             Ok(()) => {
                 let without = attempt(removal, programs, env, true)?;
@@ -121,18 +136,58 @@ pub fn run(
                 }
             }
         };
-        let name = format!("{} without {:?}", removal.package, removal.name);
         match &verdict {
             Ok(hung) => println!(
-                "{name}: red, as it must be ({}{})",
+                "{}: red, as it must be ({}{})",
+                removal.title(),
                 removal.test,
                 if *hung { ", which hung" } else { "" }
             ),
-            Err(why) => println!("{name}: NOT NOTICED: {why}"),
+            Err(why) => println!("{}: NOT NOTICED: {why}", removal.title()),
         }
-        tally.check(&name, verdict.is_ok());
+        anyhow::Ok(verdict.is_ok())
+    });
+    for (removal, noticed) in removals.iter().zip(verdicts) {
+        tally.check(&removal.title(), noticed?);
     }
     Ok(())
+}
+
+/// The package and the test that a removal is about.
+type Key<'a> = (&'a str, &'a str);
+
+fn key(removal: &Removal) -> Key<'_> {
+    (&removal.package, &removal.test)
+}
+
+/// What `work` makes of each item, in their order, by `at_once` threads.
+fn side_by_side<T: Sync, R: Send>(
+    items: &[T],
+    at_once: usize,
+    work: impl Fn(&T) -> R + Sync,
+) -> Vec<R> {
+    let next = AtomicUsize::new(0);
+    let one_after_another = || {
+        let mut done = Vec::new();
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some(item) = items.get(at) else {
+                return done;
+            };
+            done.push((at, work(item)));
+        }
+    };
+    let mut done: Vec<(usize, R)> = thread::scope(|scope| {
+        let workers: Vec<_> = (0..at_once.max(1))
+            .map(|_| scope.spawn(one_after_another))
+            .collect();
+        workers
+            .into_iter()
+            .flat_map(|worker| worker.join().unwrap_or_else(|panic| resume_unwind(panic)))
+            .collect()
+    });
+    done.sort_by_key(|(at, _)| *at);
+    done.into_iter().map(|(_, result)| result).collect()
 }
 
 /// Runs a removal's test with nothing taken out: it must run, and pass.
@@ -209,4 +264,23 @@ fn attempt(
         }
     }
     Ok(whole)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_item_is_worked_on_once_and_results_keep_their_order() {
+        let items: Vec<usize> = (0..100).collect();
+        for at_once in [0, 1, 3, 200] {
+            let calls = AtomicUsize::new(0);
+            let results = side_by_side(&items, at_once, |item| {
+                calls.fetch_add(1, Ordering::Relaxed);
+                item * 2
+            });
+            assert!(results.iter().copied().eq((0..200).step_by(2)));
+            assert_eq!(calls.into_inner(), 100);
+        }
+    }
 }
