@@ -1,6 +1,6 @@
 //! Numbered UDP frames: made by the sender, recognised in what a client received.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::link::{FAR_MAC, NEAR_MAC};
 
@@ -48,10 +48,17 @@ pub fn check_to(mac: [u8; 6], frame: &[u8], port: u16) -> Result<u64> {
         .get(HEADERS..HEADERS + NUMBER)
         .context("shorter than a numbered frame")?;
     let number = u64::from_be_bytes(number.try_into()?);
-    ensure!(
-        frame == numbered_to(mac, port, number, frame.len() - HEADERS),
-        "frame {number} to port {port} arrived damaged"
-    );
+    let want = numbered_to(mac, port, number, frame.len() - HEADERS);
+    let damaged = frame.iter().zip(&want).position(|(a, b)| a != b);
+    if let Some(at) = damaged {
+        let until = frame.len().min(at + 16);
+        bail!(
+            "frame {number} to port {port} arrived damaged: from byte {at} of {} on it is {:02x?}, not {:02x?}",
+            frame.len(),
+            &frame[at..until],
+            &want[at..until]
+        );
+    }
     Ok(number)
 }
 

@@ -193,20 +193,10 @@ impl Device for Function {
 
     fn trouble_text(&self) -> String {
         let name = self.owned.name();
-        let notices = self
-            .trouble
+        self.trouble
             .as_ref()
-            .map_or((false, false), Trouble::notices);
-        match notices {
-            (true, _) => format!(
-                "{name} reported an error that cannot be corrected (AER; `dmesg` names it): end what uses it, and reset the slot or \
-                 power the machine off and on before using it again"
-            ),
-            (false, true) => format!(
-                "somebody is unbinding or unplugging {name}: the kernel waits until it is let go of"
-            ),
-            (false, false) => format!("{name} has reported no trouble"),
-        }
+            .and_then(|trouble| trouble.text(name))
+            .unwrap_or_else(|| format!("{name} has reported no trouble"))
     }
 
     fn gone(&self) -> bool {

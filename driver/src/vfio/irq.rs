@@ -51,8 +51,22 @@ impl Trouble {
         self.epoll.0.as_fd()
     }
 
+    /// What has come, in words for whoever must end what uses the device `name`; `None` while nothing has.
+    pub(super) fn text(&self, name: &str) -> Option<String> {
+        match self.notices() {
+            (true, _) => Some(format!(
+                "{name} reported an error that cannot be corrected (AER; `dmesg` names it): end what uses it, and reset the slot or \
+                 power the machine off and on before using it again"
+            )),
+            (false, true) => Some(format!(
+                "somebody is unbinding or unplugging {name}: the kernel waits until it is let go of"
+            )),
+            (false, false) => None,
+        }
+    }
+
     /// What has come: an error, a request.
-    pub(super) fn notices(&self) -> (bool, bool) {
+    fn notices(&self) -> (bool, bool) {
         let mut events = [EpollEvent::empty(); 2];
         let count = self
             .epoll

@@ -18,6 +18,7 @@ pub mod igb_round_trip;
 pub mod igb_safety;
 pub mod igb_sums;
 pub mod iommu_group;
+pub mod lender;
 pub mod memory;
 pub mod nic_commands;
 pub mod samples;
@@ -103,6 +104,7 @@ pub fn all() -> Vec<Test> {
         igb_neighbours::TESTS,
         igb_sums::TESTS,
         igb_idle::TESTS,
+        lender::TESTS,
         memory::TESTS,
         nic_commands::TESTS,
         selftest::TESTS,

@@ -1,5 +1,5 @@
-//! The control thread: one epoll over the listening socket, the sessions, the workers' doorbell, the keeper and the end. No packet comes
-//! by here, and no client is waited for.
+//! The control thread: one epoll over the listening socket, the sessions, the workers' doorbell, the keeper, devices that memory is of, and the end. No packet
+//! comes by here, and no client is waited for.
 
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
@@ -22,6 +22,7 @@ const SHUTDOWN: u64 = 1;
 const WORKERS: u64 = 2;
 const KEEPER: u64 = 3;
 const FAULTS: u64 = 4;
+const LENDERS: u64 = 5;
 /// Sessions are numbered from here.
 const SESSIONS: u64 = 16;
 
@@ -64,6 +65,7 @@ impl<'a> Control<'a> {
         if let Some(keeper) = registry.keeper().watch() {
             epoll.add(keeper, readable(KEEPER))?;
         }
+        epoll.add(registry.lenders().as_fd(), readable(LENDERS))?;
         for watcher in registry.nics.iter().filter_map(|slot| slot.faults.as_ref()) {
             epoll.add(watcher.fd(), readable(FAULTS))?;
         }
@@ -103,6 +105,7 @@ impl<'a> Control<'a> {
                         self.doorbell.drain();
                         registry.sweep();
                     }
+                    LENDERS => registry.sweep(),
                     KEEPER => self.mend(registry),
                     FAULTS => registry.nics.iter_mut().for_each(NicSlot::look_at_faults),
                     id => self.serve(registry, SessionId(id)),

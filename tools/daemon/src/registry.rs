@@ -14,7 +14,9 @@ use devrx_proto::endpoints::Endpoints;
 use devrx_proto::event::Event;
 use devrx_proto::message::{self, AttachReply, AttachRequest, Lifetime, Opened, Timestamps};
 
-use crate::attachment::{Attachment, Builder, Ended, Made, Owner, SessionId, Source, Wanted};
+use crate::attachment::{
+    Attachment, Builder, Ended, Lenders, Made, Owner, SessionId, Source, Wanted,
+};
 use crate::config::{Config, Limits, PlannedAttachment};
 use crate::counters::Counters;
 use crate::error::Refused;
@@ -34,6 +36,7 @@ pub struct Registry {
     limits: Limits,
     dmabuf: devrx_provider::dmabuf::Policy,
     gpus: crate::attachment::Gpus,
+    lenders: Lenders,
     keeper: Keeper,
     control: Arc<Event>,
     /// What the daemon counts besides packets.
@@ -49,7 +52,7 @@ impl Registry {
     ///
     /// # Errors
     ///
-    /// A policy that is none.
+    /// A policy that is none; no descriptors left.
     pub fn new(
         config: &Config,
         nics: Vec<NicSlot>,
@@ -64,6 +67,7 @@ impl Registry {
             limits: config.limits,
             dmabuf: config.dmabuf.clone(),
             gpus: config.gpus.clone(),
+            lenders: Lenders::new().map_err(|error| format!("epoll_create1: {error}"))?,
             keeper,
             control,
             counters: Counters::default(),
@@ -213,6 +217,7 @@ impl Registry {
             keeper: &mut self.keeper,
             dmabuf: &self.dmabuf,
             gpus: &self.gpus,
+            lenders: &self.lenders,
             control: &self.control,
         };
         let made = builder.build(wanted, source, owner);
@@ -395,8 +400,14 @@ impl Registry {
         for (name, why) in faults {
             tracing::warn!(name, why, "ending an attachment");
             self.counters.faulted_attachments += 1;
-            self.end(&name, why.to_owned());
+            self.end(&name, why);
         }
+    }
+
+    /// The functions whose memory attachments receive into, for control to watch: readable when there is something to [sweep](Self::sweep).
+    #[must_use]
+    pub fn lenders(&self) -> &Lenders {
+        &self.lenders
     }
 
     /// Ends everything on a NIC that has failed, and then the NIC: whoever wants it back waits for that.

@@ -1,12 +1,16 @@
 //! `pci:BDF/BAR`: a BAR of another function as memory.
 
+use std::os::fd::{AsFd, BorrowedFd};
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use devrx_driver::DriverError;
-use devrx_driver::vfio::peer::{self, BarMemory};
+use devrx_driver::vfio::peer::{self, BarMemory, PeerWatch};
 use devrx_driver::vfio::{Options, PciAddress};
+use devrx_proto::message::FailureCode;
 use devrx_provider::{Region, RegionSpec, pci};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 
 use crate::error::Refused;
 
@@ -96,11 +100,78 @@ impl BarName {
     /// # Errors
     ///
     /// When it is not bound to vfio-pci, another process has it, or the BAR is none or too small.
-    pub(super) fn region(&self, spec: RegionSpec) -> Result<Region, Refused> {
+    pub(super) fn region(
+        &self,
+        spec: RegionSpec,
+        lenders: &Lenders,
+    ) -> Result<(Region, Lender), Refused> {
         let memory = self.open()?;
+        let lender = lenders.watch(memory.watch())?;
         // What is larger than the BAR is refused below.
         let len = spec.size.min(memory.size());
-        Ok(pci::region(memory.into_bar(len)?, spec)?)
+        Ok((pci::region(memory.into_bar(len)?, spec)?, lender))
+    }
+}
+
+/// The functions whose BARs are memory of attachments. One of them may be wanted back, and whoever wants it waits.
+#[derive(Clone, Debug)]
+pub struct Lenders(Arc<Epoll>);
+
+impl Lenders {
+    /// None yet.
+    ///
+    /// # Errors
+    ///
+    /// When there are no descriptors left.
+    pub fn new() -> nix::Result<Self> {
+        Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map(|epoll| Self(Arc::new(epoll)))
+    }
+
+    fn watch(&self, watch: PeerWatch) -> Result<Lender, Refused> {
+        if let Some(fd) = watch.fd() {
+            self.0
+                .add(fd, EpollEvent::new(EpollFlags::EPOLLIN, 0))
+                .map_err(|error| {
+                    Refused::new(
+                        FailureCode::Exhausted,
+                        format!("epoll_ctl: {error}; raise `sysctl fs.epoll.max_user_watches`, or free memory"),
+                    )
+                })?;
+        }
+        let lenders = self.0.clone();
+        Ok(Lender { watch, lenders })
+    }
+}
+
+/// Readable as long as one is wanted back.
+impl AsFd for Lenders {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.0.as_fd()
+    }
+}
+
+/// One of them. Watched while it is kept, which keeps the function open.
+#[derive(Debug)]
+pub(super) struct Lender {
+    watch: PeerWatch,
+    lenders: Arc<Epoll>,
+}
+
+impl Lender {
+    /// Why its memory must be given up.
+    pub(super) fn trouble(&self) -> Option<String> {
+        self.watch.trouble()
+    }
+}
+
+impl Drop for Lender {
+    fn drop(&mut self) {
+        // The function may stay open, as the owner of memory that was leaked: nobody could do what it asks for.
+        if let Some(fd) = self.watch.fd()
+            && let Err(error) = self.lenders.delete(fd)
+        {
+            tracing::error!(%error, "a function whose memory is in no use is watched still");
+        }
     }
 }
 

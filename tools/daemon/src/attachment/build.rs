@@ -30,6 +30,8 @@ pub struct Builder<'a> {
     pub dmabuf: &'a devrx_provider::dmabuf::Policy,
     /// Where GPUs are had.
     pub gpus: &'a super::Gpus,
+    /// Where functions are watched whose BARs are memory.
+    pub lenders: &'a super::Lenders,
     /// Rung by workers that have something to say.
     pub control: &'a Arc<Event>,
 }
@@ -64,7 +66,9 @@ impl Builder<'_> {
         };
         spec.check()?;
         let (name, numbers) = (wanted.name.clone(), wanted.queues.clone());
-        let region = Arc::new(memory::region(&name, source, spec, self.dmabuf, self.gpus)?);
+        let (region, lender) =
+            memory::region(&name, source, spec, self.dmabuf, self.gpus, self.lenders)?;
+        let region = Arc::new(region);
         let shares = RegionProvider::split(region.clone(), queues)?;
         let mut largest = 0;
         for share in &shares {
@@ -86,6 +90,7 @@ impl Builder<'_> {
             split: wanted.split,
             polls_refill: wanted.polls_refill,
             region,
+            lender,
             layout,
             daemon_fd: daemon.fd,
             watched: Arc::new(Watched::new(&daemon.shm)?),

@@ -98,6 +98,7 @@ impl Attachment {
         // Unmapped and closed here; the keeper, last of all, frees it.
         drop((
             self.region,
+            self.lender,
             self.daemon_memory,
             self.watched,
             self.daemon_fd,

@@ -9,10 +9,11 @@ use devrx_proto::shm::Shm;
 use devrx_provider::{Mapping, Region, RegionSpec, dmabuf, hugetlb, memfd, udmabuf};
 
 use super::Source;
+use super::bar::{Lender, Lenders};
 use super::gpu::Gpus;
 use crate::error::Refused;
 
-/// Makes or takes over the region.
+/// Makes or takes over the region, with the function it is of where it is a BAR.
 ///
 /// # Errors
 ///
@@ -23,8 +24,9 @@ pub(super) fn region(
     spec: RegionSpec,
     policy: &dmabuf::Policy,
     gpus: &Gpus,
-) -> Result<Region, Refused> {
-    Ok(match source {
+    lenders: &Lenders,
+) -> Result<(Region, Option<Lender>), Refused> {
+    let region = match source {
         Source::Kind(kind) => match kind.as_str() {
             "memfd" => memfd::create(name, spec)?,
             "hugetlb" => hugetlb::create(name, spec)?,
@@ -36,7 +38,10 @@ pub(super) fn region(
             }
             _ => return Err(no_such(&kind)),
         },
-        Source::Bar(bar) => bar.region(spec)?,
+        Source::Bar(bar) => {
+            let (region, lender) = bar.region(spec, lenders)?;
+            return Ok((region, Some(lender)));
+        }
         Source::Gpu(gpu) => gpu.region(spec, policy, gpus)?,
         Source::Brought(kind, fd) => match kind.as_str() {
             "memfd" | "hugetlb" => memfd::adopt(fd, spec)?,
@@ -48,7 +53,8 @@ pub(super) fn region(
             }
             _ => return Err(no_such(&kind)),
         },
-    })
+    };
+    Ok((region, None))
 }
 
 fn no_such(kind: &str) -> Refused {

@@ -30,7 +30,7 @@ use devrx_proto::ring::Start;
 use devrx_proto::shm::Shm;
 use devrx_provider::Region;
 
-pub use bar::BarName;
+pub use bar::{BarName, Lenders};
 pub use build::{Builder, Made};
 pub use end::Ended;
 pub use gpu::{GpuName, Gpus};
@@ -108,6 +108,7 @@ pub struct Attachment {
     /// Whether its workers look at the refill rings by themselves.
     pub polls_refill: bool,
     region: Arc<Region>,
+    lender: Option<bar::Lender>,
     layout: Layout,
     daemon_fd: OwnedFd,
     daemon_memory: Arc<Shm>,
@@ -149,10 +150,13 @@ impl Attachment {
         self.flows.iter().map(info).collect()
     }
 
-    /// Why it must end, if a worker says so.
+    /// Why it must end, if a worker says so or its memory is wanted back.
     #[must_use]
-    pub fn fault(&self) -> Option<&'static str> {
-        self.live.iter().find_map(|queue| queue.worker.fault())
+    pub fn fault(&self) -> Option<String> {
+        let of_worker = self.live.iter().find_map(|queue| queue.worker.fault());
+        of_worker
+            .map(str::to_owned)
+            .or_else(|| self.lender.as_ref()?.trouble())
     }
 
     /// The numbers of its queues now, by queue. The workers answer side by side.
