@@ -1,6 +1,6 @@
 //! Numbered UDP frames: made by the sender, recognised in what a client received.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 
 use crate::link::{FAR_MAC, NEAR_MAC};
 
