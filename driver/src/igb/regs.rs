@@ -274,9 +274,9 @@ pub(super) mod srrctl {
 pub(super) const RXDCTL_ENABLE: u32 = 1 << 25;
 /// RXDCTL: prefetch at 8 free, when 8 are there for the host, write back each: as the datasheet's default.
 pub(super) const RXDCTL_THRESHOLDS: u32 = 8 | 8 << 8 | 1 << 16;
-/// DVMOLR and VMOLR: strips the FCS.
+/// DVMOLR, VMOLR and RPLOLR: strips the FCS.
 pub(super) const OFFLOAD_STRIP_CRC: u32 = 1 << 31;
-/// DVMOLR and VMOLR: takes VLAN tags out.
+/// DVMOLR, VMOLR and RPLOLR: takes VLAN tags out.
 pub(super) const OFFLOAD_STRIP_VLAN: u32 = 1 << 30;
 
 /// The registers of one transmit queue, all RW (8.12.5 to 8.12.12).
@@ -406,6 +406,9 @@ pub(super) mod vmolr {
     /// All multicast frames.
     pub const MPME: u32 = 1 << 28;
 }
+/// Offloads of what is copied to several pools, broadcasts and multicasts, RW (DPDK's e1000_regs.h: replication offload). With pools neither the
+/// pools' own nor CTRL.VME count for these (7.10.3.8).
+pub(super) const RPLOLR: u32 = 0x5af0;
 /// EtherType filters, RW (8.10.24).
 pub(super) const ETQF: Array = Array::new(0x5cb0, 4, 8);
 /// Fields of [`ETQF`]; the type is in bits 15:0.

@@ -15,8 +15,8 @@ use super::init::LONGEST;
 use super::parts::{MacSteering, Part};
 use super::regs::{
     ETQF, MRQC, MTA, OFFLOAD_STRIP_CRC, OFFLOAD_STRIP_VLAN, RAH_POOL_SHIFT, RAH_QUEUE_ENABLE,
-    RAH_VALID, RCTL, RETA, RSSRK, VFRE, VFTE, VMOLR, VT_CTL, etqf, mrqc, rctl, receive_address,
-    vmolr, vt_ctl,
+    RAH_VALID, RCTL, RETA, RPLOLR, RSSRK, VFRE, VFTE, VMOLR, VT_CTL, etqf, mrqc, rctl,
+    receive_address, vmolr, vt_ctl,
 };
 use super::shared::Shared;
 use crate::device::Device;
@@ -332,10 +332,12 @@ fn address<D: Device>(
 
 /// Pools: who takes broadcasts, multicasts and what matched no address.
 fn pools<D: Device>(shared: &Shared<D>, default: Option<u32>, manners: Manners) {
-    let mut common = vmolr::LPE | LONGEST | vmolr::AUPE | OFFLOAD_STRIP_CRC;
+    let mut offloads = OFFLOAD_STRIP_CRC;
     if manners.strip_vlan {
-        common |= OFFLOAD_STRIP_VLAN;
+        offloads |= OFFLOAD_STRIP_VLAN;
     }
+    set(shared, RPLOLR, offloads);
+    let common = vmolr::LPE | LONGEST | vmolr::AUPE | offloads;
     for pool in 0..VMOLR.count() {
         let takes = if Some(pool) == default {
             vmolr::BAM | vmolr::ROMPE | vmolr::MPME

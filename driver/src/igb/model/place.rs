@@ -4,8 +4,8 @@ use super::frame::Seen;
 use super::steer::Hash;
 use super::{FIFO, State};
 use crate::igb::regs::{
-    CTRL, PSRTYPE, RCTL, RLPML, RXCSUM, RXDCTL_ENABLE, RxQueueRegs, ctrl, icr, rctl, srrctl,
-    statistics,
+    CTRL, MRQC, OFFLOAD_STRIP_VLAN, PSRTYPE, RCTL, RLPML, RPLOLR, RXCSUM, RXDCTL_ENABLE,
+    RxQueueRegs, VMOLR, ctrl, icr, mrqc, rctl, srrctl, statistics,
 };
 
 /// Where a frame's bytes go: so many to the header buffer, the rest to packet buffers; and what the descriptors say.
@@ -81,12 +81,29 @@ impl State {
 
     /// Takes the outer tag out, if tags are to be.
     fn strip(&self, mut frame: Vec<u8>) -> (Option<u16>, Vec<u8>) {
-        if self.get(CTRL) & ctrl::VME == 0 || frame.get(12..14) != Some(&[0x81, 0]) {
+        if frame.get(12..14) != Some(&[0x81, 0]) || !self.strips(&frame) {
             return (None, frame);
         }
         let tag = u16::from_be_bytes([frame[14], frame[15]]);
         frame.drain(12..16);
         (Some(tag), frame)
+    }
+
+    /// Whether tags are to be taken out of this frame. An 82576 with pools goes by the pool's register and not the port's (7.10.3.8); all pools of a frame
+    /// are taken to be alike.
+    fn strips(&self, frame: &[u8]) -> bool {
+        let pools = self.get(MRQC) & 7 == mrqc::VMDQ && !self.part.queue_strips_crc;
+        if !pools {
+            return self.get(CTRL) & ctrl::VME != 0;
+        }
+        let mut destination = [0; 6];
+        destination.copy_from_slice(&frame[..6]);
+        let offloads = if destination[0] & 1 == 1 {
+            RPLOLR
+        } else {
+            VMOLR.at(self.pools(destination).first().copied().unwrap_or(0))
+        };
+        self.get(offloads) & OFFLOAD_STRIP_VLAN != 0
     }
 
     /// `front`: bytes in front of the header, which count as part of it.

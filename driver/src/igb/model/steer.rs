@@ -88,7 +88,7 @@ impl State {
         }
     }
 
-    fn pools(&self, destination: [u8; 6]) -> Vec<u32> {
+    pub(super) fn pools(&self, destination: [u8; 6]) -> Vec<u32> {
         let takes = |bits: u32| {
             (0..VMOLR.count())
                 .filter(|&pool| self.get(VMOLR.at(pool)) & bits != 0)

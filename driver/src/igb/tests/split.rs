@@ -120,5 +120,11 @@ fn tags_are_taken_out_when_asked_for() {
     assert!(packets[0].flags.contains(RxFlags::VLAN));
     assert_eq!((packets[0].vlan, packets[0].hash), (0x2064, 0));
     assert_eq!(packets[0].frame(), udp(1, 2, 100));
+    // What goes to several pools has a register of its own for it.
+    frame[..6].copy_from_slice(&[0xff; 6]);
+    rig.model.receive(&frame);
+    let packets = rig.drain(0);
+    assert!(packets[0].flags.contains(RxFlags::VLAN));
+    assert_eq!(packets[0].vlan, 0x2064);
     rig.end();
 }
