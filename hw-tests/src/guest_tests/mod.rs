@@ -16,6 +16,7 @@ pub mod igb_neighbours;
 pub mod igb_receive;
 pub mod igb_round_trip;
 pub mod igb_safety;
+pub mod igb_settings;
 pub mod igb_sums;
 pub mod iommu_group;
 pub mod lender;
@@ -101,6 +102,7 @@ pub fn all() -> Vec<Test> {
         igb_receive::TESTS,
         igb_round_trip::TESTS,
         igb_safety::TESTS,
+        igb_settings::TESTS,
         igb_neighbours::TESTS,
         igb_sums::TESTS,
         igb_idle::TESTS,

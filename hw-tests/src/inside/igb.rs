@@ -364,6 +364,8 @@ pub struct Delivered {
     pub payload: Vec<(u64, usize)>,
     /// What else the daemon said.
     pub flags: devrx_client::CompletionFlags,
+    /// The tag that the NIC took out.
+    pub vlan: Option<u16>,
     /// The queue, counted within the attachment.
     pub queue: usize,
 }
@@ -392,6 +394,7 @@ pub fn collect(
                 header,
                 payload: pieces.map(|piece| (piece.offset, piece.len)).collect(),
                 flags: packet.flags(),
+                vlan: packet.vlan(),
                 queue: batch.queue(),
             });
             held.extend(packet.hold());

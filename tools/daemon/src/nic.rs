@@ -152,6 +152,21 @@ impl<N: Nic> ServedNic for N {
     }
 }
 
+/// A NIC whose interrupts are held back as the configuration says.
+fn moderated<N: Nic + 'static>(
+    mut nic: N,
+    settings: &[QueueSettings],
+) -> Result<Box<dyn ServedNic>, DriverError> {
+    for settings in settings {
+        if let Some(microseconds) = settings.moderation_us {
+            for queue in settings.queues.clone() {
+                nic.set_moderation(queue, microseconds)?;
+            }
+        }
+    }
+    Ok(Box::new(nic))
+}
+
 /// A NIC with what the daemon knows about it.
 pub struct NicSlot {
     /// The NIC.
@@ -189,13 +204,28 @@ impl NicSlot {
         let address: PciAddress = name.parse()?;
         let function = Function::open(address, &vfio::Options::default())?;
         let nic: Box<dyn ServedNic> = if devrx_driver::ice::supports(function.id()).is_some() {
+            if let Some(value) = config.promiscuous {
+                return Err(DriverError::BadConfig {
+                    what: "promiscuous",
+                    value: value.to_string(),
+                    why: "an E810 takes what rules name and nothing else; the attachment with the rule `any` takes the rest, one with \
+                          `dst-mac=` frames to one address"
+                        .to_owned(),
+                });
+            }
             let mut options = IceOptions::default();
             if let Some(package) = &config.package {
                 options.package = PackageSource::File(package.clone());
             }
-            Box::new(IceNic::open(function, options)?)
+            options.vlan_strip = config.vlan_strip.unwrap_or(options.vlan_strip);
+            moderated(IceNic::open(function, options)?, &config.queues)?
         } else {
-            Box::new(IgbNic::open(function, IgbOptions::default())?)
+            let default = IgbOptions::default();
+            let options = IgbOptions {
+                promiscuous: config.promiscuous.unwrap_or(default.promiscuous),
+                vlan_strip: config.vlan_strip.unwrap_or(default.vlan_strip),
+            };
+            moderated(IgbNic::open(function, options)?, &config.queues)?
         };
         let mut slot = Self::new(nic, config.alias.clone(), config.queues.clone());
         match FaultWatcher::new(address) {

@@ -148,6 +148,10 @@ pub struct Interface {
     pub address: String,
     /// The package (DDP) of a NIC that takes one (E810); default: the distribution's, in `/lib/firmware/intel/ice/ddp`.
     pub package: Option<std::path::PathBuf>,
+    /// Whether frames to any address are taken (default: yes), or those to its own and to addresses that rules name. 82576 family.
+    pub promiscuous: Option<bool>,
+    /// Whether the NIC takes VLAN tags out of frames (default: no). Of an owned NIC.
+    pub vlan_strip: Option<bool>,
     /// What it receives.
     #[serde(default)]
     pub rx: Rx,
@@ -185,6 +189,8 @@ pub struct RxQueue {
     /// The regions payload goes to: one.
     #[serde(default)]
     pub memory_regions: Vec<String>,
+    /// Microseconds that the NIC may hold an interrupt back (default: what its driver finds right). Of an owned NIC.
+    pub moderation_us: Option<u32>,
     /// Bytes of a header slot.
     pub header_slot: Option<u32>,
     /// Descriptors in the queue's ring.

@@ -106,6 +106,10 @@ pub struct NicConfig {
     pub queues: Vec<QueueSettings>,
     /// The package (DDP) of a NIC that takes one; the distribution's if none.
     pub package: Option<PathBuf>,
+    /// Whether it takes frames to any address; its driver's default if none.
+    pub promiscuous: Option<bool>,
+    /// Whether it takes VLAN tags out of frames; its driver's default if none.
+    pub vlan_strip: Option<bool>,
 }
 
 /// Everything the daemon is told.
@@ -212,6 +216,8 @@ impl Config {
                     alias: None,
                     queues: Vec::new(),
                     package: None,
+                    promiscuous: None,
+                    vlan_strip: None,
                 });
             }
         }

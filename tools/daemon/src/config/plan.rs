@@ -24,6 +24,8 @@ pub struct QueueSettings {
     pub timeout_us: Option<u32>,
     /// How the thread waits.
     pub poll_mode: PollMode,
+    /// Microseconds that the NIC may hold an interrupt back.
+    pub moderation_us: Option<u32>,
     /// Bytes of a header slot.
     pub header_slot: Option<u32>,
     /// Descriptors in the queue's ring.
@@ -117,11 +119,16 @@ pub(super) fn plan(file: &File) -> Result<(Vec<NicConfig>, Vec<PlannedAttachment
         for flow in &interface.rx.flows {
             place_flow(interface, &spec, flow, &mut attachments)?;
         }
+        if let NicSpec::AfXdp(name) = &spec {
+            not_linuxs(name, interface)?;
+        }
         nics.push(NicConfig {
             spec,
             alias: interface.name.clone(),
             queues,
             package: interface.package.clone(),
+            promiscuous: interface.promiscuous,
+            vlan_strip: interface.vlan_strip,
         });
     }
     let mut names = HashSet::new();
@@ -134,6 +141,34 @@ pub(super) fn plan(file: &File) -> Result<(Vec<NicConfig>, Vec<PlannedAttachment
         }
     }
     Ok((nics, attachments))
+}
+
+/// Settings of a NIC that only its owner can make.
+fn not_linuxs(name: &str, interface: &Interface) -> Result<(), ConfigError> {
+    let moderated = |queue: &RxQueue| queue.moderation_us.is_some();
+    let keys = [
+        (
+            "promiscuous",
+            interface.promiscuous.is_some(),
+            format!("ip link set {name} promisc on"),
+        ),
+        (
+            "vlan_strip",
+            interface.vlan_strip.is_some(),
+            format!("ethtool -K {name} rxvlan on"),
+        ),
+        (
+            "moderation_us",
+            interface.rx.queues.iter().any(moderated),
+            format!("ethtool -C {name} rx-usecs N"),
+        ),
+    ];
+    match keys.iter().find(|(_, given, _)| *given) {
+        Some((key, _, command)) => conflict(format!(
+            "{key}: Linux drives {name}; set it there (`{command}`), or own the NIC (address = \"vfio:PCI\")"
+        )),
+        None => Ok(()),
+    }
 }
 
 fn overlap(a: &RangeInclusive<u32>, b: &RangeInclusive<u32>) -> bool {
@@ -160,6 +195,7 @@ fn settings(queue: &RxQueue, interface: &Interface) -> Result<QueueSettings, Con
         batch_size: queue.batch_size,
         timeout_us: queue.timeout_us,
         poll_mode: queue.poll_mode.unwrap_or_default(),
+        moderation_us: queue.moderation_us,
         header_slot: queue.header_slot,
         ring: queue.ring,
         split: queue.split,

@@ -193,3 +193,27 @@ fn libraries_of_gpus_are_named_by_their_whole_paths() {
         assert!(error.to_string().contains(word), "{error}");
     }
 }
+
+#[test]
+fn what_only_an_owner_sets_is_refused_where_linux_drives_the_nic() {
+    let owned = |more: &str| format!("[[interfaces]]\naddress = \"vfio:03:00.0\"\n{more}");
+    let config = Config::parse(&owned(
+        "promiscuous = false\nvlan_strip = true\n[[interfaces.rx.queues]]\nid = 0\nmoderation_us = 50\n",
+    ))
+    .expect("accepted");
+    let nic = &config.nics[0];
+    assert_eq!((nic.promiscuous, nic.vlan_strip), (Some(false), Some(true)));
+    assert_eq!(nic.queues[0].moderation_us, Some(50));
+    for (line, command) in [
+        ("promiscuous = true", "ip link set eth0 promisc on"),
+        ("vlan_strip = false", "ethtool -K eth0 rxvlan on"),
+        (
+            "[[interfaces.rx.queues]]\nid = 0\nmoderation_us = 0",
+            "ethtool -C eth0 rx-usecs N",
+        ),
+    ] {
+        let text = owned(line).replace("vfio:03:00.0", "afxdp:eth0");
+        let error = Config::parse(&text).unwrap_err().to_string();
+        assert!(error.contains(command), "{line}: {error}");
+    }
+}
