@@ -123,6 +123,13 @@ impl Measured {
         Some((ours / shared, ours / least))
     }
 
+    /// Whether devrx takes at most half of the instructions of each DPDK; `None` where not both were counted.
+    #[must_use]
+    pub fn at_most_half(&self) -> Option<bool> {
+        self.ratios()
+            .map(|(shared, least)| shared <= 0.5 && least <= 0.5)
+    }
+
     /// The table.
     #[must_use]
     pub fn text(&self) -> String {
@@ -246,5 +253,11 @@ mod tests {
             80.0
         );
         assert!(measured.text().contains("0.40"));
+        assert_eq!(measured.at_most_half(), Some(true));
+        let ours = measured.counted.get_mut(&Section::DevrxAny).expect("there");
+        ours.receiver = vec![810];
+        assert_eq!(measured.at_most_half(), Some(false));
+        measured.counted.remove(&Section::DevrxAny);
+        assert_eq!(measured.at_most_half(), None);
     }
 }
