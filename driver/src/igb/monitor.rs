@@ -12,7 +12,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::clock;
-use super::regs::{STATUS, icr, status};
+use super::regs::{STATUS, status};
 use super::shared::{Fault, Shared};
 use crate::DriverError;
 use crate::device::{Device, stays_silent};
@@ -29,7 +29,7 @@ pub(super) struct Monitor {
 }
 
 impl Monitor {
-    /// Starts watching.
+    /// Starts watching a NIC that is set up. Under the control lock.
     pub(super) fn start<D: Device>(
         shared: Arc<Shared<D>>,
         vectors: Arc<Vectors>,
@@ -46,9 +46,11 @@ impl Monitor {
         let theirs = quit
             .try_clone()
             .map_err(|error| DriverError::sys("dup", error, "raise the limit of open files"))?;
+        // As set up now: by the time the thread runs there may have been a reset.
+        let epoch = shared.epoch.load(Ordering::Acquire);
         let thread = std::thread::Builder::new()
             .name("igb-monitor".to_owned())
-            .spawn(move || watch(&shared, &vectors, &theirs))
+            .spawn(move || watch(&shared, &vectors, epoch, &theirs))
             .map_err(|error| DriverError::sys("clone", error, "raise the limit of threads"))?;
         Ok(Self {
             quit,
@@ -68,9 +70,8 @@ impl Drop for Monitor {
     }
 }
 
-fn watch<D: Device>(shared: &Shared<D>, vectors: &Vectors, quit: &OwnedFd) {
+fn watch<D: Device>(shared: &Shared<D>, vectors: &Vectors, epoch: u32, quit: &OwnedFd) {
     let nic = shared.device.address();
-    let epoch = shared.epoch.load(Ordering::Acquire);
     let mut up = None;
     // Which fault the queues have been woken for: whoever saw it first need not have been this thread.
     let mut told = 0;
@@ -99,10 +100,7 @@ fn watch<D: Device>(shared: &Shared<D>, vectors: &Vectors, quit: &OwnedFd) {
             shared.fail(Fault::Trouble);
         }
         drain(vectors.other());
-        let causes = shared.take_causes();
-        if causes & icr::DRSTA != 0 {
-            tracing::warn!(nic, "the NIC was reset by somebody else");
-        }
+        shared.take_causes();
         let now = shared.overruns.load(Ordering::Relaxed);
         if overruns == 0 && now > 0 {
             tracing::warn!(
@@ -125,7 +123,7 @@ fn watch<D: Device>(shared: &Shared<D>, vectors: &Vectors, quit: &OwnedFd) {
                 tracing::error!(nic, "the NIC does not answer any more");
             }
             shared.fail(Fault::Gone);
-        } else {
+        } else if !shared.look_for_reset(epoch) {
             let now = state & status::LU != 0;
             if up.replace(now) != Some(now) {
                 tracing::info!(nic, up = now, "link");

@@ -72,6 +72,8 @@ pub struct IgbNic<D: Device> {
     /// The reset after which the NIC was initialized.
     epoch: u32,
     loopback: bool,
+    /// What was asked for queues' interrupts, microseconds: a reset forgets it.
+    moderation: BTreeMap<u32, u32>,
     monitor: Option<Monitor>,
 }
 
@@ -118,6 +120,7 @@ impl<D: Device> IgbNic<D> {
             open: BTreeMap::new(),
             flows: Vec::new(),
             loopback: false,
+            moderation: BTreeMap::new(),
             monitor: Some(monitor),
         })
     }
@@ -153,6 +156,8 @@ impl<D: Device> IgbNic<D> {
     fn revive(&mut self, index: u32) -> Result<(), DriverError> {
         self.check_there()?;
         if self.shared.epoch.load(Ordering::Acquire) == self.epoch {
+            // The monitor may not have found it yet.
+            self.shared.look_for_reset(self.epoch);
             let Some(fault) = self.shared.fault_of(self.epoch) else {
                 return Ok(());
             };
@@ -200,6 +205,9 @@ impl<D: Device> IgbNic<D> {
         }
         let (vectors, station, monitor) = Self::start(&self.shared, self.queues, self.options)?;
         (self.vectors, self.station, self.monitor) = (vectors, station, Some(monitor));
+        for (&queue, &microseconds) in &self.moderation {
+            interrupts::moderate(&self.shared, queue, microseconds);
+        }
         self.epoch = self.shared.epoch.load(Ordering::Acquire);
         Ok(())
     }
@@ -329,6 +337,7 @@ impl<D: Device> Nic for IgbNic<D> {
     }
 
     fn port_losses(&self) -> PortLosses {
+        self.shared.look_for_reset(self.epoch);
         self.shared.losses()
     }
 }

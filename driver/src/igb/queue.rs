@@ -151,6 +151,8 @@ impl<D: Device> IgbQueue<D> {
     /// Ends the hardware queue: by its enable bit, or by a reset of the function. Under the control lock.
     fn halt(&mut self) -> Result<(), DriverError> {
         let rxdctl = RxQueueRegs::of(self.index).rxdctl();
+        // What the monitor may not have found yet cut the queue off all the same.
+        self.shared.look_for_reset(self.epoch);
         self.shared.write(rxdctl, 0);
         interrupts::mask(&self.shared, self.index);
         let off = wait(STOP_PATIENCE, || {
@@ -239,6 +241,7 @@ impl<D: Device> RxQueue for IgbQueue<D> {
         if !self.stopped && self.current() {
             self.count_drops();
             self.shared.take_causes();
+            self.shared.look_for_reset(self.epoch);
         }
         let overruns = self.shared.overruns.load(Ordering::Relaxed);
         QueueCounters {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::clock::SystemTime;
 use super::parts::Part;
-use super::regs::{ICR, icr};
+use super::regs::{GPIE, ICR, gpie, icr};
 use super::statistics::Totals;
 use crate::DriverError;
 use crate::clock::Clock;
@@ -17,8 +17,10 @@ use crate::ring::ring;
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(u32)]
 pub(super) enum Fault {
+    /// Somebody else reset it.
+    Reset = 1,
     /// Its memory failed.
-    Fatal = 1,
+    Fatal,
     /// A reset that was to stop it failed.
     Stuck,
     /// Nobody answers any more.
@@ -35,6 +37,7 @@ const FATAL: &str =
     "the NIC reported an error in its own memory; detach and attach again, which resets it";
 const STUCK: &str = "one of the NIC's queues did not stop, and the NIC could not be reset; detach everything and attach again, which tries once more, \
                      or power the machine off and on";
+const RESET_OUTSIDE: &str = "somebody else reset this NIC: had the system do so, or reset the whole card by another of its ports; attach again";
 pub(super) const RESET: &str =
     "the NIC was reset because one of its queues did not stop; attach again";
 
@@ -53,6 +56,9 @@ pub(super) struct Shared<D: Device> {
     pub(super) transmitter: AtomicU32,
     /// Written with the first fault that ends the NIC.
     alarm: Mutex<Option<OwnedFd>>,
+    /// Held from where causes are read, which clears them, to where what they say is kept: whoever finds none knows all that was said before. For two
+    /// register accesses, by anybody off the packet path.
+    causes: Mutex<()>,
     /// How often the device said that packets were lost.
     pub(super) overruns: AtomicU64,
     /// Packets that came to each queue since the NIC was opened.
@@ -73,6 +79,7 @@ impl<D: Device> Shared<D> {
             fault: AtomicU32::new(0),
             transmitter: AtomicU32::new(0),
             alarm: Mutex::new(None),
+            causes: Mutex::new(()),
             overruns: AtomicU64::new(0),
             arrived: (0..queues).map(|_| AtomicU64::new(0)).collect(),
             totals: Mutex::default(),
@@ -162,7 +169,32 @@ impl<D: Device> Shared<D> {
 
     /// Whether the port's counters hold every packet that was lost: the device never lost some that it did not count, and no reset threw away what it held.
     pub(super) fn counts_all(&self) -> bool {
-        self.overruns.load(Ordering::Relaxed) == 0 && self.epoch.load(Ordering::Relaxed) == 0
+        let lost = self.overruns.load(Ordering::Relaxed) != 0;
+        // What has failed serves again only after a reset.
+        !lost && self.failed() == 0 && self.epoch.load(Ordering::Relaxed) == 0
+    }
+
+    /// Looks whether somebody else has reset the function that was set up in `epoch`; then every queue reports it. Any reset clears how interrupts come, and
+    /// nobody but this driver sets that up. Reads a register, so it is nothing for the packet path.
+    pub(super) fn look_for_reset(&self, epoch: u32) -> bool {
+        // All ones have the bit: what does not answer, because the system is just resetting it or because it is gone, tells nothing.
+        let cleared = self.read(GPIE) & gpie::MULTIPLE_MSIX == 0;
+        // This driver's own resets clear it as well, and change the epoch first.
+        let found = cleared && self.epoch.load(Ordering::Acquire) == epoch;
+        if found {
+            self.was_reset();
+        }
+        found
+    }
+
+    fn was_reset(&self) {
+        if self.failed() < Fault::Reset as u32 {
+            tracing::warn!(
+                nic = self.device.address(),
+                "somebody else has reset this NIC; its queues have ended"
+            );
+        }
+        self.fail(Fault::Reset);
     }
 
     /// A function reset that succeeded clears what went before it.
@@ -176,6 +208,7 @@ impl<D: Device> Shared<D> {
         match self.fault.load(Ordering::Relaxed) {
             0 if self.epoch.load(Ordering::Relaxed) == epoch => None,
             0 => Some(RESET),
+            code if code == Fault::Reset as u32 => Some(RESET_OUTSIDE),
             code if code == Fault::Fatal as u32 => Some(FATAL),
             code if code == Fault::Stuck as u32 => Some(STUCK),
             code if code == Fault::Gone as u32 => Some(GONE),
@@ -185,11 +218,12 @@ impl<D: Device> Shared<D> {
 
     /// Reads and clears the interrupt causes, and keeps what they say. Queues and monitor may both do so at any time: each cause is read by
     /// one of them.
-    pub(super) fn take_causes(&self) -> u32 {
+    pub(super) fn take_causes(&self) {
+        let _kept = self.causes.lock().unwrap_or_else(PoisonError::into_inner);
         let causes = self.read(ICR);
         if causes == u32::MAX {
             // The device is gone; the monitor finds out.
-            return 0;
+            return;
         }
         if causes != 0 {
             // QEMU does not clear by reading in every mode; a cause that stays set raises no further interrupt.
@@ -201,7 +235,9 @@ impl<D: Device> Shared<D> {
         if causes & icr::FER != 0 {
             self.fail(Fault::Fatal);
         }
-        causes
+        if causes & icr::DRSTA != 0 {
+            self.was_reset();
+        }
     }
 }
 

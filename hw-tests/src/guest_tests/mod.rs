@@ -14,6 +14,7 @@ pub mod hotplug;
 pub mod igb_idle;
 pub mod igb_neighbours;
 pub mod igb_receive;
+pub mod igb_reset;
 pub mod igb_round_trip;
 pub mod igb_safety;
 pub mod igb_settings;
@@ -100,6 +101,7 @@ pub fn all() -> Vec<Test> {
         iommu_group::TESTS,
         hotplug::TESTS,
         igb_receive::TESTS,
+        igb_reset::TESTS,
         igb_round_trip::TESTS,
         igb_safety::TESTS,
         igb_settings::TESTS,

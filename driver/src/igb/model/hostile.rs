@@ -145,6 +145,9 @@ fn step(
         18 => {
             let how = bytes.byte();
             model.set_time(u64::from_le_bytes(bytes.take()), how & 1 != 0);
+            if how & 0x82 == 0x82 {
+                model.reset_from_outside();
+            }
         }
         _ => {
             let kind = bytes.byte();

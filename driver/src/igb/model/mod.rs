@@ -187,10 +187,15 @@ impl IgbModel {
         ring(self.trouble.as_fd());
     }
 
-    /// Function resets so far.
+    /// Function resets by its driver so far.
     #[must_use]
     pub fn resets(&self) -> u32 {
         self.chip.state().resets
+    }
+
+    /// Somebody else has the system reset the function, which sets its configuration space up as before: interrupts are armed, and it masters the bus.
+    pub fn reset_from_outside(&self) {
+        self.chip.state().reset();
     }
 
     /// DMA transfers that the IOMMU refused.

@@ -69,7 +69,10 @@ impl<D: Device> IgbNic<D> {
     /// Tells hardware and the queues of `queues` what their rules are now.
     fn steer(&self, plan: &Plan, queues: RangeInclusive<u32>) {
         let _control = self.shared.control();
-        if self.shared.epoch.load(Ordering::Acquire) == self.epoch {
+        // What somebody else has reset stays off: there may be rings of before that are on, at no address.
+        if self.shared.epoch.load(Ordering::Acquire) == self.epoch
+            && !self.shared.look_for_reset(self.epoch)
+        {
             steer::apply(&self.shared, plan, self.manners());
         }
         for queue in queues {
@@ -193,6 +196,7 @@ impl<D: Device> Link for IgbNic<D> {
 
 impl<D: Device> Statistics for IgbNic<D> {
     fn statistics(&self) -> Result<NicStatistics, DriverError> {
+        self.shared.look_for_reset(self.epoch);
         Ok(self.shared.statistics())
     }
 }
@@ -208,6 +212,7 @@ impl<D: Device> Interrupts for IgbNic<D> {
         }
         let _control = self.shared.control();
         if interrupts::moderate(&self.shared, queue, microseconds) {
+            self.moderation.insert(queue, microseconds);
             return Ok(());
         }
         Err(Self::bad(

@@ -3,6 +3,7 @@
 mod faults;
 mod life;
 mod losses;
+mod outside;
 #[cfg(target_arch = "x86_64")]
 mod quads;
 mod rig;
