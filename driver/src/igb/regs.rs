@@ -324,13 +324,13 @@ pub(super) const TXDCTL_ENABLE: u32 = 1 << 25;
 
 /// Statistics (8.18), RC each.
 pub(super) mod statistics {
-    /// Frames with a bad FCS.
+    /// Frames of 64 bytes and more with a bad FCS.
     pub const CRCERRS: u32 = 0x4000;
     /// Frames with a receive error.
     pub const RXERRC: u32 = 0x400c;
     /// Frames lost because the receive FIFO was full.
     pub const MPC: u32 = 0x4010;
-    /// Frames whose length field is wrong.
+    /// Frames that are too short or too long (8254x manual 13.7.15).
     pub const RLEC: u32 = 0x4040;
     /// Good packets received.
     pub const GPRC: u32 = 0x4074;

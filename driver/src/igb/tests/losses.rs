@@ -36,6 +36,31 @@ fn what_the_port_lost_is_told() {
     assert!(!rig.nic.port_losses().exact);
 }
 
+/// Some registers count what others have counted. A frame too long is in ROC, or in CRCERRS and RJC, and either way in RLEC; one too short and bad in RFC and RLEC.
+#[test]
+fn what_the_port_lost_is_counted_once() {
+    let rig = Rig::new(Setup {
+        queues: 0,
+        ..Setup::default()
+    });
+    for (register, count) in [
+        (statistics::ROC, 1),
+        (statistics::CRCERRS, 10 + 100),
+        (statistics::RJC, 100),
+        (statistics::RFC, 1000),
+        (statistics::RLEC, 1 + 100 + 1000),
+        (statistics::RXERRC, 5),
+    ] {
+        rig.model.poke(register, count);
+    }
+    let losses = rig.nic.port_losses();
+    let drops = [("error", 10 + 100 + 1000), ("oversize", 1)];
+    assert_eq!(losses.drops, drops.into());
+    // As the registers have it.
+    let all = rig.nic.statistics().unwrap().drops;
+    assert_eq!((all["jabber"], all["length_error"]), (100, 1101));
+}
+
 /// A function reset throws away what the NIC held and had not counted yet: whatever it cut off, and the port, say so. What had ended before stays exact.
 #[test]
 fn what_a_reset_cuts_off_is_not_exact() {
