@@ -105,7 +105,7 @@ pub trait Device: Send + Sync + 'static {
     fn trouble_text(&self) -> String;
 
     /// Whether there is nothing any more where the device was: it was pulled without a word, or its slot lost power. What is gone writes nothing, and when it comes
-    /// back it is as after power-on. A system call, and a tenth of a second where nobody answers, so not for the packet path.
+    /// back it is as after power-on. A system call, and a quarter of a second where nobody answers, so not for the packet path.
     fn gone(&self) -> bool {
         false
     }

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use crate::ring::pause;
 
-/// How long a device must have been silent to be gone: what a reset of a function may take at most (PCI Express Base Specification 4.0, 6.6.2), after which it
-/// answers again.
-const SILENCE: Duration = Duration::from_millis(100);
+/// How long a device must have been silent to be gone: longer than a reset of a function takes, after which it answers again. That is a tenth of a second for the
+/// device (PCI Express Base Specification 4.0, 6.6.2), which Linux sleeps through, and what Linux does before and after with the registers out of reach.
+const SILENCE: Duration = Duration::from_millis(250);
 
-/// Whether a device is `silent` now and still is a tenth of a second later: one answer that did not come is no proof. Waits only for one that is silent now.
+/// Whether a device is `silent` now and still is a quarter of a second later: one answer that did not come is no proof. Waits only for one that is silent now.
 pub(crate) fn stays_silent(mut silent: impl FnMut() -> bool) -> bool {
     silent() && {
         pause(SILENCE);
