@@ -295,6 +295,14 @@ impl Attachment {
         self.queues.iter().map(|queue| queue.chunks).sum()
     }
 
+    /// A queue that this client has every chunk of, in the sense of [`held`](Self::held): nothing is received on it until some go back, whatever
+    /// the other queues have. None: each queue has one left.
+    #[must_use]
+    pub fn full_queue(&self) -> Option<QueueInfo> {
+        let full = |queue: &&Queue| queue.chunks >= u64::from(queue.info.chunks);
+        self.queues.iter().find(full).map(|queue| queue.info)
+    }
+
     /// How many chunks with packets lie in the rings.
     pub(crate) fn pending(&mut self) -> usize {
         self.queues

@@ -1,10 +1,11 @@
 //! One connection to the daemon: requests and their replies, in order.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use devrx_proto::message::{Event, Hello, HelloReply, Reply, Request};
 use devrx_proto::socket::{SocketError, Stream};
+use nix::sys::socket::{Shutdown, shutdown};
 
 use crate::ClientError;
 
@@ -23,6 +24,8 @@ pub(crate) struct Session {
     stream: Stream,
     sequence: u16,
     ended: Option<String>,
+    /// The process that connected.
+    process: u32,
 }
 
 impl Session {
@@ -36,6 +39,7 @@ impl Session {
             stream,
             sequence: 0,
             ended: None,
+            process: std::process::id(),
         };
         let hello = Hello {
             client: concat!("devrx-client ", env!("CARGO_PKG_VERSION")).to_owned(),
@@ -108,6 +112,17 @@ impl Session {
                 reason: failure.message,
             }),
             (_, other) => Err(unexpected(&other)),
+        }
+    }
+}
+
+/// A child of `fork` has the connection too, so that closing this end of it would tell the daemon nothing while the child lives. The child's own copy
+/// ends nothing: the parent goes on.
+impl Drop for Session {
+    fn drop(&mut self) {
+        if std::process::id() == self.process {
+            // It fails where the daemon is gone, which is as well.
+            let _ = shutdown(self.stream.as_fd().as_raw_fd(), Shutdown::Both);
         }
     }
 }

@@ -64,7 +64,7 @@ fn most_in_a_call(packet: Vec<u8>, packets: u64) -> u64 {
     let seen = Arc::clone(&stop);
     let (daemon, path, _folder) = daemon(QUEUES, move |daemon| flood(daemon, &packet, &seen));
     let (_client, attachment) = attach(&path);
-    let options = PlacementOptions::new(8, 100).sequence(0, 8).window(2);
+    let options = PlacementOptions::new(2, 100).sequence(0, 8).window(3);
     let mut receiver = FrameReceiver::new(attachment, &options).expect("sound");
     let (mut before, mut most) = (0, 0);
     let start = Instant::now();

@@ -428,6 +428,57 @@ fn an_exported_region_comes_with_its_dmabuf() {
     daemon.join().expect("no panic");
 }
 
+/// A child of fork has the connection, too; here a copy of the descriptor stands for it.
+#[test]
+fn closing_ends_the_consumption_while_another_has_the_connection() {
+    let (daemon, path, _folder) = daemon(1, |daemon| {
+        let within = std::thread::spawn(move || daemon.session.recv().expect("no error").is_none());
+        let end = Instant::now() + Duration::from_secs(20);
+        while !within.is_finished() && Instant::now() < end {
+            thread::sleep(Duration::from_millis(1));
+        }
+        within.is_finished() && within.join().expect("no panic")
+    });
+    let (client, attachment) = attach(&path);
+    let session = attachment.wake_fds().last().expect("the connection");
+    let child = session.try_clone_to_owned().expect("a descriptor");
+    drop((attachment, client));
+    assert!(
+        daemon.join().expect("no panic"),
+        "the daemon was told nothing"
+    );
+    drop(child);
+}
+
+/// A queue that has nothing left is told, whatever the other has.
+#[test]
+fn a_queue_whose_chunks_are_all_held_is_told() {
+    let (daemon, path, _folder) = daemon(2, |mut daemon| {
+        let rings = &mut daemon.queues[1];
+        for chunk in CHUNKS / 2..CHUNKS {
+            assert!(rings.completions.push(&[completion(chunk, 0, 8, 4, 0)]));
+        }
+        rings.completions.publish();
+        daemon.events[1].wake.notify();
+        drop(daemon.session.recv());
+    });
+    let (client, mut attachment) = attach(&path);
+    let mut held = Vec::new();
+    while held.len() < (CHUNKS / 2) as usize {
+        assert_eq!(attachment.full_queue(), None);
+        let batch = attachment
+            .recv(Some(Duration::from_secs(5)))
+            .expect("packets");
+        held.extend(batch.packets().flat_map(|packet| packet.hold()));
+    }
+    let full = attachment.full_queue().expect("all held");
+    assert_eq!((full.queue, full.chunks), (1, CHUNKS / 2));
+    attachment.give_back(held.pop()).expect("its own");
+    assert_eq!(attachment.full_queue(), None);
+    drop((attachment, client, held));
+    daemon.join().expect("no panic");
+}
+
 /// A region that the kernel does not map costs the reading of payload, and nothing else.
 #[test]
 fn a_region_that_cannot_be_mapped_is_still_received_into() {

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use common::wire::{send, send_at, udp};
-use common::{CHUNK, attach, daemon};
+use common::{CHUNK, Passed, attach, daemon, daemon_passing};
 use devrx_client::placement::{
     FROM_HEADERS, FROM_REGION, Frame, FrameEnd, FrameReceiver, Piece, Placement, PlacementError,
     PlacementOptions,
@@ -472,8 +472,49 @@ fn a_window_that_would_hold_everything_is_refused() {
     assert!(
         error
             .to_string()
-            .contains("8 open frames of 8 packets can hold 64 chunks, and the attachment has 64"),
+            .contains("8 open frames of 8 packets can hold 64 chunks (1 a packet: 100 bytes of data, and a chunk has 2048), and queue 0 has 64"),
         "{error}"
     );
     daemon.join().expect("no panic");
+}
+
+/// Whether open frames of `packets` packets with `bytes` bytes each are taken, with the region's chunks on `queues` queues, and what is said if not.
+fn room(queues: u32, split: bool, packets: u32, bytes: u32, window: u32) -> Option<String> {
+    let passed = Passed {
+        unsplit: !split,
+        ..Passed::default()
+    };
+    let (daemon, path, _folder) =
+        daemon_passing(passed, queues, |daemon| drop(daemon.session.recv()));
+    let (_client, attachment) = attach(&path);
+    let options = PlacementOptions::new(packets, bytes).window(window);
+    let refused = FrameReceiver::new(attachment, &options).err();
+    daemon.join().expect("no panic");
+    refused.map(|error| error.to_string())
+}
+
+#[test]
+fn open_frames_leave_room_for_a_packet() {
+    // 64 chunks of 2048 bytes: 12 packets of 9000 bytes, at five chunks each, and four left.
+    assert_eq!(room(1, true, 11, 9000, 1), None);
+    let error = room(1, true, 12, 9000, 1).expect("refused");
+    assert!(
+        error.contains("60 chunks (5 a packet: 9000 bytes"),
+        "{error}"
+    );
+    assert_eq!(room(1, true, 63, CHUNK, 1), None);
+    assert!(room(1, true, 64, CHUNK, 1).is_some());
+    assert!(room(1, true, 32, CHUNK + 1, 1).is_some());
+    assert_eq!(room(1, true, 31, CHUNK + 1, 1), None);
+    // What is not split off takes room as well: 42 bytes of headers, and the number.
+    assert_eq!(room(1, false, 63, CHUNK - 50, 1), None);
+    assert!(room(1, false, 63, CHUNK - 49, 1).is_some());
+}
+
+#[test]
+fn open_frames_fit_one_queue() {
+    assert_eq!(room(4, true, 5, 100, 3), None);
+    let error = room(4, true, 4, 100, 4).expect("refused");
+    assert!(error.contains("16 chunks"), "{error}");
+    assert!(error.contains("queue 0 has 16"), "{error}");
 }

@@ -69,13 +69,13 @@ impl Failure {
     }
 
     /// Nothing can be received, because this program has all there is.
-    pub(crate) fn exhausted(chunks: u64) -> Self {
+    pub(crate) fn exhausted(queue: u32, chunks: u32) -> Self {
         Self::new(
             "Exhausted",
             libc::ENOBUFS,
             "exhausted",
             format!(
-                "this program holds all {chunks} chunks of the attachment, so that no packet can come: let go of arrays, packets, batches and \
+                "this program holds all {chunks} chunks of queue {queue}, so that no packet can come on it: let go of arrays, packets, batches and \
                  frames (a copy does not hold a chunk), or attach with more memory"
             ),
         )

@@ -21,7 +21,7 @@ use crate::payload::Device;
 /// The longest sleep without a look at Python's signals: one that comes between that look and the sleep does not end it, and one that another
 /// thread of the process was chosen for does not either.
 const SLICE: Duration = Duration::from_millis(200);
-/// For how long all chunks may be held here before waiting for packets is given up.
+/// For how long all chunks of a queue may be held here before waiting for packets is given up.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What is not closed.
@@ -29,7 +29,7 @@ pub(crate) struct Open {
     pub(crate) attachment: Attachment,
     pub(crate) placement: Option<Placement>,
     start: Instant,
-    /// Since when all chunks have been held here.
+    /// Since when all chunks of a queue have been held here, and nothing was found to receive.
     full: Option<Instant>,
 }
 
@@ -52,7 +52,6 @@ pub(crate) struct Home {
     /// The process it belongs to.
     process: u32,
     pub(crate) memory: Memory,
-    pub(crate) chunks: u64,
     device: Mutex<Option<Arc<Device>>>,
 }
 
@@ -81,10 +80,6 @@ impl Home {
             sleepers: AtomicU32::new(0),
             process: std::process::id(),
             memory: attachment.memory().clone(),
-            chunks: attachment
-                .queues()
-                .map(|queue| u64::from(queue.chunks))
-                .sum(),
             device: Mutex::default(),
             open: Mutex::new(Some(Open {
                 attachment,
@@ -173,6 +168,8 @@ impl Home {
             let mut guard = self.lock()?;
             let open = guard.as_mut().ok_or_else(Failure::closed)?;
             if let Some(found) = look(open)? {
+                // Another queue may go on where one is full.
+                open.full = None;
                 return Ok(Step::Found(found));
             }
             let left = end.map_or(SLICE, |end| end.saturating_duration_since(Instant::now()));
@@ -203,14 +200,16 @@ impl Home {
         }
     }
 
-    /// Waiting for a packet that no memory is left for would be for ever.
+    /// Waiting for a packet that no memory is left for would be for ever. Each queue has chunks of its own, and a stream may come on one of them.
     pub(crate) fn check_full(&self, open: &mut Open) -> Result<(), Failure> {
-        if open.attachment.held() < self.chunks {
+        let Some(queue) = open.attachment.full_queue() else {
             open.full = None;
-        } else if open.full.get_or_insert_with(Instant::now).elapsed() >= PATIENCE {
-            return Err(Failure::exhausted(self.chunks));
+            return Ok(());
+        };
+        if open.full.get_or_insert_with(Instant::now).elapsed() < PATIENCE {
+            return Ok(());
         }
-        Ok(())
+        Err(Failure::exhausted(queue.queue, queue.chunks))
     }
 
     /// The descriptor that becomes readable: for an event loop, after `arm`.

@@ -68,7 +68,7 @@ class Cable:
         for name in (self.near, self.far):
             sh(f"ip netns add {name}")
         sh(
-            f"ip -n {self.near} link add {NEAR} mtu 9000 address {NEAR_MAC.hex(':')} type veth "
+            f"ip -n {self.near} link add {NEAR} mtu 9000 address {NEAR_MAC.hex(':')} numrxqueues 2 type veth "
             f"peer name {FAR} mtu 9000 address {FAR_MAC.hex(':')} netns {self.far}"
         )
         for name, interface in ((self.near, NEAR), (self.far, FAR)):
@@ -135,7 +135,7 @@ class Cable:
         end = time.monotonic() + 10
         while True:
             try:
-                return devrx.attach(name, nic=NEAR, queue=0, size=size, socket=self.socket, **options)  # type: ignore[arg-type]
+                return devrx.attach(name, nic=NEAR, size=size, socket=self.socket, **{"queue": 0, **options})  # type: ignore[arg-type]
             except devrx.Refused as error:
                 # The kernel lets go of the socket before when it comes to that, which on a busy machine takes longer than the daemon waits.
                 if "EBUSY" not in str(error) or time.monotonic() > end:
@@ -181,6 +181,12 @@ def wait_for(what: str, true: object, seconds: float = 3) -> None:
     while not true():
         assert time.monotonic() < end, f"never came true: {what}"
         time.sleep(0.01)
+
+
+def attached(cable: Cable, name: str) -> bool:
+    """Whether there is such an attachment."""
+    entries = devrx.stats(socket=cable.socket)["attachments"]
+    return any(entry["name"] == name and entry["state"] == "running" for entry in entries)
 
 
 def readme_example() -> str:

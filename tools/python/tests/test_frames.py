@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import random
 import struct
+import threading
 
 import numpy as np
 import pytest
 from conftest import Cable, udp
 
 import devrx
+from devrx import _arrays
 
 PACKETS, BYTES = 16, 64
 
@@ -99,6 +101,29 @@ def test_a_frame_goes_into_memory_of_the_callers(cable: Cable) -> None:
             with pytest.raises(BufferError):
                 frame.copy_into(wrong)
         del frame
+        assert rx.held == 0
+
+
+def test_two_threads_that_ask_for_the_array_get_the_same(cable: Cable, monkeypatch: pytest.MonkeyPatch) -> None:
+    with cable.attach() as rx:
+        frames = rx.frames(packets=PACKETS, bytes=BYTES, sequence=(4, 4), window=2)
+        cable.send_all(packet(number) for number in range(PACKETS))
+        frame = frames.recv(2)
+        assert frame is not None
+        make, others = _arrays.empty, []
+        other = threading.Thread(target=lambda: others.append(frame.array))
+
+        def empty(packets: int, length: int) -> np.ndarray:
+            # The other thread comes while this one is about to gather, and waits for it.
+            other.start()
+            other.join(0.1)
+            return make(packets, length)
+
+        monkeypatch.setattr(_arrays, "empty", empty)
+        array = frame.array
+        other.join(10)
+        assert len(others) == 1 and others[0] is array
+        assert (array == reference(0, set(), 0)[0]).all()
         assert rx.held == 0
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Cable, body, readme_example, udp, wait_for
+from conftest import Cable, attached, body, readme_example, udp, wait_for
 
 import devrx
 
@@ -38,11 +38,6 @@ def test_the_readme_example_checks_a_stream(cable: Cable, tmp_path, monkeypatch)
     numbers = devrx.stats(socket=cable.socket)["attachments"]
     mine = [entry for entry in numbers if entry["name"] == "camera"][-1]
     assert mine["delivered"] == COUNT and mine["hold"] == mine["release"], mine
-
-
-def attached(cable: Cable, name: str) -> bool:
-    entries = devrx.stats(socket=cable.socket)["attachments"]
-    return any(entry["name"] == name and entry["state"] == "running" for entry in entries)
 
 
 def test_every_byte_of_a_stream_is_right_and_nothing_is_copied_here(cable: Cable) -> None:
@@ -144,6 +139,18 @@ def test_the_last_view_may_die_in_another_thread_while_this_one_waits(cable: Cab
         assert rx.recv(0.6) is None
         timer.join()
         assert rx.held == 0
+
+
+def test_holding_all_of_one_queue_is_an_error(cable: Cable) -> None:
+    # Two queues, of which the other end sends to the first alone.
+    with cable.attach(queue=(0, 1), size=128 * 4096) as rx:
+        cable.send_all((udp(body(number)) for number in range(100)), rate=2000)
+        kept = []
+        with pytest.raises(devrx.Exhausted, match="holds all 64 chunks of queue 0"):
+            while True:
+                kept.append(rx.recv(20))
+                assert kept[-1] is not None
+        assert rx.held == 64 and rx.chunks == 128
 
 
 def test_holding_everything_is_an_error_and_no_hang(cable: Cable) -> None:

@@ -13,7 +13,7 @@ import threading
 import time
 
 import pytest
-from conftest import NEAR, Cable, body, udp, wait_for
+from conftest import NEAR, Cable, attached, body, udp, wait_for
 
 import devrx
 
@@ -177,6 +177,27 @@ def test_a_child_of_fork_cannot_harm_its_parent(cable: Cable) -> None:
         wait_for("it is back", lambda: rx.stats()["with_client"] == 0)
         cable.send_all([udp(body(2))])
         assert rx.recv(2)[0].payload.tobytes() == body(2)
+
+
+def sleep_in_the_child(started: object, done: object) -> None:
+    started.set()  # type: ignore[attr-defined]
+    done.wait(20)  # type: ignore[attr-defined]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_closing_ends_the_attachment_while_a_child_of_fork_lives(cable: Cable) -> None:
+    context = multiprocessing.get_context("fork")
+    started, done = context.Event(), context.Event()
+    child = context.Process(target=sleep_in_the_child, args=(started, done))
+    try:
+        with cable.attach():
+            child.start()
+            assert started.wait(5)
+        wait_for("it is gone", lambda: not attached(cable, "py"))
+        assert child.is_alive()
+    finally:
+        done.set()
+        child.join(5)
 
 
 def test_an_interpreter_ends_with_everything_held(cable: Cable) -> None:

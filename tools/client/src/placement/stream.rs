@@ -12,6 +12,8 @@ use crate::{Attachment, Batch, ClientError, CompletionFlags, Held, Memory, Packe
 
 /// How much of a frame's begin is looked at for the UDP header.
 const HEAD: usize = 256;
+/// Ethernet, IPv4 and UDP: what lies before a datagram's bytes at least, where nothing is split off.
+const LEAST_HEADERS: u64 = 42;
 
 /// Puts one stream's packets to their places, by the caller's clock: any that never goes back, in nanoseconds.
 ///
@@ -33,24 +35,14 @@ impl Placement {
     /// For a stream that `attachment` receives.
     ///
     /// # Errors
-    /// The options contradict one another, or the open frames would take all of the attachment's chunks; or the system has no eventfd left.
+    /// The options contradict one another, or the open frames would leave no room for a packet in the smallest of the attachment's queues; or the
+    /// system has no eventfd left.
     pub fn new(
         attachment: &Attachment,
         options: &PlacementOptions,
     ) -> Result<Self, PlacementError> {
         let rule = options.rule()?;
-        let chunks = attachment
-            .queues()
-            .map(|queue| u64::from(queue.chunks))
-            .sum::<u64>();
-        let open = rule.frame_packets * rule.window;
-        if open >= chunks {
-            return Err(PlacementError::Options(format!(
-                "{} open frames of {} packets can hold {open} chunks, and the attachment has {chunks}: nothing could be received any more; \
-                 open fewer frames, or attach with more memory",
-                rule.window, rule.frame_packets
-            )));
-        }
+        check_room(attachment, options)?;
         Ok(Self {
             window: Window::new(rule, options.deadline),
             bin: Arc::new(Bin::new().map_err(PlacementError::Event)?),
@@ -194,6 +186,33 @@ impl Placement {
     pub fn stats(&self) -> PlacementStats {
         self.window.stats
     }
+}
+
+/// Refuses open frames that leave no room for one more packet, which nothing would ever end. A stream may come on any one of the queues, and each
+/// has chunks of its own; so the one with the fewest decides.
+fn check_room(attachment: &Attachment, options: &PlacementOptions) -> Result<(), PlacementError> {
+    let Some(queue) = attachment.queues().min_by_key(|queue| queue.chunks) else {
+        return Ok(());
+    };
+    let opened = attachment.opened();
+    let before = if opened.split {
+        0
+    } else {
+        LEAST_HEADERS + u64::from(options.data_at())
+    };
+    let chunk = u64::from(opened.region.chunk_size).max(1);
+    let each = (before + u64::from(options.place_bytes)).div_ceil(chunk);
+    // Both factors have been checked: 2^36 packets at most.
+    let packets = u64::from(options.frame_packets) * u64::from(options.window);
+    let held = packets.saturating_mul(each);
+    if held.saturating_add(each) <= queue.chunks.into() {
+        return Ok(());
+    }
+    Err(PlacementError::Options(format!(
+        "{} open frames of {} packets can hold {held} chunks ({each} a packet: {} bytes of data, and a chunk has {chunk}), and queue {} has {}: \
+         nothing could be received any more; open fewer frames, or attach with more memory",
+        options.window, options.frame_packets, options.place_bytes, queue.queue, queue.chunks
+    )))
 }
 
 impl std::fmt::Debug for Placement {

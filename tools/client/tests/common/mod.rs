@@ -45,6 +45,8 @@ pub struct Passed {
     pub polls_refill: bool,
     /// Whose time it says that packets carry.
     pub timestamps: Timestamps,
+    /// Whether it says that nothing is split off.
+    pub unsplit: bool,
 }
 
 /// Serves one control connection and one attachment, then does `run` with it.
@@ -151,7 +153,7 @@ pub fn open(session: Stream, count: u32, passed: Passed) -> Daemon {
             export: passed.export.is_some(),
             mappable: true,
         },
-        split: true,
+        split: !passed.unsplit,
         zero_copy: false,
         polls_refill: passed.polls_refill,
         warnings: vec![],

@@ -43,4 +43,4 @@ class NotReadable(Error):
 
 
 class Exhausted(Error):
-    """This program holds all chunks of the attachment, so that no packet could ever come."""
+    """This program holds all chunks of a queue, so that no packet could ever come on it."""

@@ -100,7 +100,7 @@ class Receiver:
         The batch gives its packets back when it is gone, at the end of a ``with``, or by `Batch.release`.
 
         :raises Ended: the attachment has ended, and everything that came before was received
-        :raises Exhausted: this program has held all chunks for a second: no packet could ever come
+        :raises Exhausted: this program has held all chunks of a queue for a second of waiting: no packet could ever come on it
         """
         return self._core.recv(timeout)
 
