@@ -22,6 +22,14 @@ pub enum ProviderError {
     /// The memory cannot serve this queue.
     #[error("{0}")]
     Unfit(String),
+    /// More memory than this host can give.
+    #[error("cannot allocate {size} bytes: {why}; ask for a smaller region, or free memory")]
+    NoMemory {
+        /// Bytes.
+        size: u64,
+        /// What there is.
+        why: String,
+    },
     /// Another queue has this memory.
     #[error("the memory is in use by another queue; detach that first")]
     InUse,

@@ -25,9 +25,10 @@ pub(crate) const TRAITS: Traits = Traits {
 ///
 /// # Errors
 ///
-/// [`ProviderError::BadSize`]; [`ProviderError::Sys`] where the memory is not to be had.
+/// [`ProviderError::BadSize`]; [`ProviderError::NoMemory`] or [`ProviderError::Sys`] where the memory is not to be had.
 pub fn create(name: &str, spec: RegionSpec) -> Result<Region, ProviderError> {
     spec.check()?;
+    check_available(spec.size)?;
     let fd = new_file(name, MFdFlags::empty())?;
     set_size(fd.as_fd(), spec.size)?;
     let mapping = map(fd.as_fd(), spec)?;
@@ -127,8 +128,45 @@ pub(crate) fn set_size(fd: BorrowedFd<'_>, size: u64) -> Result<(), ProviderErro
     let size = i64::try_from(size).unwrap_or(i64::MAX);
     nix::unistd::ftruncate(fd, size)
         .map_err(|errno| sys("ftruncate", errno, "ask for a smaller region"))?;
-    fallocate(fd, FallocateFlags::empty(), 0, size)
-        .map_err(|errno| sys("fallocate", errno, "there is not enough free memory: ask for a smaller region, or raise the cgroup's memory.max"))
+    loop {
+        match fallocate(fd, FallocateFlags::empty(), 0, size) {
+            Ok(()) => return Ok(()),
+            Err(Errno::EINTR) => {}
+            Err(errno) => {
+                let fix = "there is not enough free memory: ask for a smaller region, or raise the cgroup's memory.max";
+                return Err(sys("fallocate", errno, fix));
+            }
+        }
+    }
+}
+
+/// Refuses a region of small pages that this host has no memory for: `fallocate` takes what there is before it finds that there is no more, and on
+/// the way the kernel ends processes to make room.
+pub(crate) fn check_available(size: u64) -> Result<(), ProviderError> {
+    match available() {
+        Some(free) if size > free => Err(ProviderError::NoMemory {
+            size,
+            why: format!("{free} are available, memory and swap (/proc/meminfo)"),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Bytes that could be allocated on this host without anything being ended for it. `None`: the kernel does not tell. The limit of a
+/// cgroup is not looked at: the kernel keeps that, by refusing or by ending a process of the group.
+fn available() -> Option<u64> {
+    parse_available(&std::fs::read_to_string("/proc/meminfo").ok()?)
+}
+
+fn parse_available(meminfo: &str) -> Option<u64> {
+    let field = |name: &str| {
+        let line = meminfo
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+        let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+        kib.checked_mul(1024)
+    };
+    field("MemAvailable")?.checked_add(field("SwapFree").unwrap_or(0))
 }
 
 pub(crate) fn size_seals() -> SealFlag {
@@ -164,5 +202,40 @@ pub(crate) fn sys(call: &'static str, errno: Errno, fix: &str) -> ProviderError 
         call,
         source: errno.into(),
         fix: fix.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_available_is_memory_and_swap() {
+        let meminfo = "MemTotal:  900 kB\nMemFree: 1 kB\nMemAvailable:     300 kB\nSwapCached: 7 kB\nSwapFree:  20 kB\n";
+        assert_eq!(parse_available(meminfo), Some(320 * 1024));
+        assert_eq!(parse_available("MemAvailable: 300 kB\n"), Some(300 * 1024));
+        assert_eq!(parse_available("MemAvailable: many kB\n"), None);
+        assert_eq!(parse_available(""), None);
+    }
+
+    /// More than there can be is refused, with what to do, before the kernel looks for memory (and ends processes for it).
+    #[test]
+    fn more_memory_than_there_is_is_refused() {
+        assert!(available().is_some_and(|free| (1..1 << 44).contains(&free)));
+        let spec = RegionSpec {
+            size: 1 << 44,
+            chunk_size: 32768,
+        };
+        let error = create("test", spec).unwrap_err();
+        assert!(
+            matches!(error, ProviderError::NoMemory { size, .. } if size == 1 << 44),
+            "{error}"
+        );
+        let said = error.to_string();
+        assert!(
+            said.contains("are available") && said.contains("ask for a smaller region"),
+            "{said}"
+        );
+        check_available(4096).unwrap();
     }
 }

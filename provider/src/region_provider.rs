@@ -36,17 +36,33 @@ impl RegionProvider {
         Arc::new(Self::new(region, chunks))
     }
 
-    /// Cuts a region into `queues` shares of whole pages, as equal as they get. No chunk lies in two shares, and none is left out.
+    /// Cuts a region into `queues` shares, as [`shares`](Self::shares) says.
+    ///
+    /// # Errors
+    ///
+    /// As [`shares`](Self::shares).
+    pub fn split(region: Arc<Region>, queues: u32) -> Result<Vec<Arc<Self>>, ProviderError> {
+        let shares = Self::shares(region.chunks(), region.chunk_size(), queues)?;
+        let share = |chunks| Arc::new(Self::new(Arc::clone(&region), chunks));
+        Ok(shares.into_iter().map(share).collect())
+    }
+
+    /// Which chunks each of `queues` queues gets of a region of `chunks` chunks of `chunk_size` bytes (not 0), made or not: shares of whole pages, as equal
+    /// as they get. No chunk lies in two shares, and none is left out.
     ///
     /// # Errors
     ///
     /// [`ProviderError::BadSize`] when there are more queues than groups of chunks that start and end on page boundaries.
-    pub fn split(region: Arc<Region>, queues: u32) -> Result<Vec<Arc<Self>>, ProviderError> {
-        let chunk = u64::from(region.chunk_size());
+    pub fn shares(
+        chunks: u32,
+        chunk_size: u32,
+        queues: u32,
+    ) -> Result<Vec<Range<u32>>, ProviderError> {
+        let chunk = u64::from(chunk_size);
         // The smallest number of chunks that is a whole number of pages: at most page / MIN_CHUNK.
         let page = page_size();
         let unit = (page / gcd(page, chunk)) as u32;
-        let units = region.chunks() / unit;
+        let units = chunks / unit;
         // A region of less than one unit is still good for one queue.
         let most = units.max(1);
         if queues == 0 || queues > most {
@@ -68,13 +84,13 @@ impl RegionProvider {
             let len = (each + u32::from(queue < more)) * unit;
             // What is no whole unit at the end goes to the last share.
             let end = if queue == queues - 1 {
-                region.chunks()
+                chunks
             } else {
                 start + len
             };
             let range = start..end;
             start = end;
-            Arc::new(Self::new(Arc::clone(&region), range))
+            range
         });
         Ok(shares.collect())
     }

@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use nix::fcntl::SealFlag;
 use nix::sys::memfd::MFdFlags;
 
-use crate::memfd::{map, new_file, seal, set_size, size_seals, sys};
+use crate::memfd::{check_available, map, new_file, seal, set_size, size_seals, sys};
 use crate::region::{Place, Traits};
 use crate::{Flush, MapWay, MemoryKind, ProviderError, Region, RegionSpec, ioctl};
 
@@ -183,6 +183,7 @@ pub fn create(name: &str, spec: RegionSpec) -> Result<Region, ProviderError> {
     spec.check()?;
     let device = Device::open()?;
     check_size(spec.size)?;
+    check_available(spec.size)?;
     let fd = new_file(name, MFdFlags::empty())?;
     set_size(fd.as_fd(), spec.size)?;
     let mapping = map(fd.as_fd(), spec)?;

@@ -66,16 +66,15 @@ impl Builder<'_> {
         };
         spec.check()?;
         let (name, numbers) = (wanted.name.clone(), wanted.queues.clone());
+        // Before memory is taken, which for more than a layout can have may be all that the host has.
+        let layout = wanted.layout()?;
         let (region, lender) =
             memory::region(&name, source, spec, self.dmabuf, self.gpus, self.lenders)?;
         let region = Arc::new(region);
         let shares = RegionProvider::split(region.clone(), queues)?;
-        let mut largest = 0;
         for share in &shares {
             share.init(&needs)?;
-            largest = largest.max(share.chunks().end - share.chunks().start);
         }
-        let layout = wanted.layout(region.chunks(), largest)?;
         let daemon = memory::daemon_memory(&name, &layout)?;
         let mut attachment = Attachment {
             client: ClientEnd::new(&name, &layout)?,

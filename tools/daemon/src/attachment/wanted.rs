@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use devrx_driver::flow::FlowRule;
 use devrx_driver::{QueueNeeds, Timestamps, Unsplit, ZeroCopy};
-use devrx_proto::layout::{Layout, LayoutError, LayoutParams, MAX_COMPLETIONS, MIN_COMPLETIONS};
+use devrx_proto::layout::{Layout, LayoutParams, MAX_COMPLETIONS, MIN_COMPLETIONS};
 use devrx_proto::message::{self, AttachRequest};
+use devrx_provider::RegionProvider;
 
 use super::bar::BarName;
 use super::gpu::GpuName;
@@ -132,33 +133,42 @@ pub struct Wanted {
 }
 
 impl Wanted {
-    /// How rings and header slots lie for a region of so many chunks, of which one queue has at most `largest`.
+    /// How rings and header slots lie. Looks at the request alone: nothing is made for what no layout can have.
     ///
     /// # Errors
     ///
     /// What is out of range.
-    pub fn layout(&self, chunks: u32, largest: u32) -> Result<Layout, LayoutError> {
-        Layout::new(&LayoutParams {
-            // A range of all numbers is refused for its length, not counted round to none.
-            queues: (self.queues.end() - self.queues.start()).saturating_add(1),
-            // Room for every chunk a queue has: a client that gives back in the order of arrival never sees it full.
-            completions: largest
-                .checked_next_power_of_two()
-                .unwrap_or(u32::MAX)
-                .clamp(MIN_COMPLETIONS, MAX_COMPLETIONS),
-            chunks,
-            header_slot: self.header_slot,
-        })
+    pub fn layout(&self) -> Result<Layout, Refused> {
+        // A range of all numbers is refused for its length, not counted round to none.
+        let queues = (self.queues.end() - self.queues.start()).saturating_add(1);
+        let chunks = u32::try_from(self.size / u64::from(self.chunk.max(1))).unwrap_or(u32::MAX);
+        let layout = |largest: u32| {
+            Layout::new(&LayoutParams {
+                queues,
+                // Room for every chunk a queue has: a client that gives back in the order of arrival never sees it full.
+                completions: largest
+                    .checked_next_power_of_two()
+                    .unwrap_or(u32::MAX)
+                    .clamp(MIN_COMPLETIONS, MAX_COMPLETIONS),
+                chunks,
+                header_slot: self.header_slot,
+            })
+        };
+        // What is out of range is said before the shares are counted out.
+        layout(chunks)?;
+        let largest = RegionProvider::shares(chunks, self.chunk.max(1), queues)?
+            .into_iter()
+            .map(|share| share.end - share.start)
+            .max();
+        Ok(layout(largest.unwrap_or(0))?)
     }
 
     /// Bytes that it will take in all: region, rings and header slots. What no layout can have is refused later, and counts as the
     /// region alone here.
     #[must_use]
     pub fn memory(&self) -> u64 {
-        let chunks = u32::try_from(self.size / u64::from(self.chunk.max(1))).unwrap_or(u32::MAX);
-        let queues = (self.queues.end() - self.queues.start()).saturating_add(1);
         let rings = self
-            .layout(chunks, chunks / queues.max(1))
+            .layout()
             .map_or(0, |layout| layout.daemon_size() + layout.client_size());
         self.size.saturating_add(rings)
     }

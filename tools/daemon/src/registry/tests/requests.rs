@@ -152,3 +152,40 @@ fn who_asks_for_looks_at_its_refill_ring_is_told_that_it_gets_them() {
     }
     registry.shut_down();
 }
+
+#[test]
+fn what_no_layout_can_have_is_refused_before_memory_is_taken() {
+    let (_, mut registry) = registry(2, "");
+    // 4 TiB: a host that was asked for it would end programs to find it.
+    let all = AttachRequest {
+        size: 1 << 42,
+        ..request("a", 0)
+    };
+    let says = "1 to 16777216 are possible; choose larger chunks or a smaller region";
+    refused(&mut registry, &all, FailureCode::Invalid, says);
+    registry.shut_down();
+}
+
+#[test]
+fn policy_counts_what_an_attachment_takes() {
+    // 50 chunks on three queues: one has 17, and each of their rings 32 entries.
+    let wanted = AttachRequest {
+        queue_last: 2,
+        size: 50 * 4096,
+        ..request("a", 0)
+    };
+    let (_, mut first) = registry(3, "");
+    attach(&mut first, &wanted).unwrap();
+    let takes = first.attachments["a"].size();
+    first.shut_down();
+    let user = Peer { uid: 1000, ..ROOT };
+    for (limit, fits) in [(takes, true), (takes - 1, false)] {
+        let rule = format!(
+            "[[policy]]\nuid = 1000\nnics = [\"rx0\"]\nqueues = \"0-2\"\nmax_memory = {limit}\n"
+        );
+        let (_, mut registry) = registry(3, &rule);
+        let made = registry.attach(&user, SESSION, &wanted, None);
+        assert_eq!(made.is_ok(), fits, "{:?}", made.err());
+        registry.shut_down();
+    }
+}
