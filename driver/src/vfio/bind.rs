@@ -145,10 +145,7 @@ impl Binder {
         }
         let function = self.sysfs.function(address)?;
         self.load_vfio(address)?;
-        let note = Note {
-            driver: function.driver.clone(),
-            driver_override: function.driver_override.clone(),
-        };
+        let note = self.note_of(&function);
         self.write_note(address, &note)?;
         let moved = self
             .move_to(address, VFIO_PCI)
@@ -201,6 +198,21 @@ impl Binder {
     #[must_use]
     pub fn noted(&self, address: PciAddress) -> Option<Option<String>> {
         self.read_note(address).map(|note| note.driver)
+    }
+
+    /// What is to be put back. A bind that was interrupted has left the override that it wrote, and perhaps no driver: what the function had
+    /// before is in the note of that bind.
+    fn note_of(&self, function: &PciFunction) -> Note {
+        let now = Note {
+            driver: function.driver.clone(),
+            driver_override: function.driver_override.clone(),
+        };
+        if now.driver_override.as_deref() != Some(VFIO_PCI) {
+            return now;
+        }
+        self.read_note(function.address)
+            .filter(|note| now.driver.is_none() || now.driver == note.driver)
+            .unwrap_or(now)
     }
 
     fn check_group(

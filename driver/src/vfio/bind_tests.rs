@@ -91,6 +91,61 @@ fn what_does_not_become_of_a_write_is_noticed() {
 }
 
 #[test]
+fn a_bind_after_an_interrupted_one_keeps_the_note() {
+    let address = NIC.parse().unwrap();
+    let note = |driver: Option<&str>, driver_override: Option<&str>| Note {
+        driver: driver.map(Into::into),
+        driver_override: driver_override.map(Into::into),
+    };
+    let with = |driver: Option<&str>, override_now: &str, noted: Option<Note>| {
+        let machine = Machine::new();
+        machine.function(NIC, "0x020000", driver, Some(3));
+        machine.write(
+            "bus/pci/devices/0000:01:00.0/driver_override",
+            &format!("{override_now}\n"),
+        );
+        let binder = Binder {
+            sysfs: machine.sysfs(),
+            notes: machine.sysfs().folder(address).join("notes"),
+        };
+        if let Some(noted) = noted {
+            binder.write_note(address, &noted).unwrap();
+        }
+        let function = binder.sysfs.function(address).unwrap();
+        binder.note_of(&function)
+    };
+    let igb = || Some(note(Some("igb"), None));
+    // Cut off before the driver had let go, and after it.
+    for driver in [Some("igb"), None] {
+        assert_eq!(with(driver, VFIO_PCI, igb()), note(Some("igb"), None));
+    }
+    // Somebody else's override; a note that something else has come after; none at all.
+    assert_eq!(with(None, "(null)", igb()), note(None, None));
+    assert_eq!(with(None, "pci-stub", igb()), note(None, Some("pci-stub")));
+    assert_eq!(
+        with(Some("e1000"), VFIO_PCI, igb()),
+        note(Some("e1000"), Some(VFIO_PCI))
+    );
+    assert_eq!(with(None, VFIO_PCI, None), note(None, Some(VFIO_PCI)));
+}
+
+#[test]
+fn a_bind_that_fails_after_an_interrupted_one_forgets_nothing() {
+    let machine = Machine::new();
+    machine.function(NIC, "0x020000", None, Some(3));
+    machine.link("bus/pci/drivers/vfio-pci/module", "module/vfio_pci");
+    machine.write("bus/pci/devices/0000:01:00.0/driver_override", "vfio-pci\n");
+    machine.write("bus/pci/devices/0000:01:00.0/notes/0000:01:00.0", "igb\n\n");
+    let text = refusal(&machine);
+    assert!(text.contains("asked for"), "{text}");
+    let binder = Binder {
+        sysfs: machine.sysfs(),
+        notes: machine.sysfs().folder(NIC.parse().unwrap()).join("notes"),
+    };
+    assert_eq!(binder.noted(NIC.parse().unwrap()), Some(Some("igb".into())));
+}
+
+#[test]
 fn a_note_is_read_as_it_was_written() {
     let folder = tempfile::tempdir().unwrap();
     let binder = Binder {
