@@ -121,8 +121,14 @@ fn main() -> ExitCode {
 }
 
 fn dispatch(cli: &Cli) -> Result<()> {
-    // The daemon takes its signals in its own way.
-    if !matches!(cli.command, Command::Run(_)) {
+    // Only what looks whether it was asked to end. The others end as any program does, also while a daemon does not answer them; the daemon takes its
+    // signals in its own way.
+    let looks = match &cli.command {
+        Command::Recv(_) | Command::Send(_) | Command::Demo(_) => true,
+        Command::Stats(args) => args.watch,
+        _ => false,
+    };
+    if looks {
         stop::on_signals()?;
     }
     let socket = cli.socket.clone().unwrap_or_else(|| DEFAULT_SOCKET.into());

@@ -2,9 +2,12 @@
 #![expect(clippy::unwrap_used, reason = "in a test that is how a failure shows")]
 
 use std::io::{BufRead, BufReader};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
+use devrx_proto::socket::Listener;
 use serde_json::Value;
 
 const DEVRX: &str = env!("CARGO_BIN_EXE_devrx");
@@ -225,6 +228,46 @@ fn without_a_daemon_every_client_says_so() {
                 && said.contains("devrx run"),
             "{line}: {said}"
         );
+    }
+}
+
+#[test]
+fn the_first_ctrl_c_ends_a_command_that_waits_for_the_daemon() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("devrx.sock");
+    let listener = Listener::bind(&socket, 0o600).unwrap();
+    for line in [
+        "attach --name a --nic e --queue 0 --memory memfd --size 1M",
+        "detach a",
+        "flow list",
+        "stats",
+        "nic list",
+    ] {
+        let mut child = Command::new(DEVRX)
+            .args(line.split_whitespace())
+            .arg("--socket")
+            .arg(&socket)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        // It has connected, and is never answered.
+        let connection = listener.accept().unwrap();
+        let pid = nix::unistd::Pid::from_raw(child.id().try_into().unwrap());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
+        let end = Instant::now() + Duration::from_secs(20);
+        let status = loop {
+            match child.try_wait().unwrap() {
+                None if Instant::now() < end => std::thread::sleep(Duration::from_millis(5)),
+                None => {
+                    child.kill().unwrap();
+                    break child.wait().unwrap();
+                }
+                Some(status) => break status,
+            }
+        };
+        assert_eq!(status.signal(), Some(libc::SIGINT), "{line}: {status}");
+        drop(connection);
     }
 }
 

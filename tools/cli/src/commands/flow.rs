@@ -4,6 +4,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use clap::Subcommand;
+use devrx_client::proto::message::FlowInfo;
+use devrx_driver::flow::FlowRule;
 
 use super::{connect, warn};
 
@@ -52,9 +54,8 @@ pub fn run(command: &FlowCommand, socket: &Path, json: bool) -> Result<()> {
                 Ok(id) => id,
                 Err(_) => {
                     let flows = client.flow_list(Some(name))?;
-                    let same = flows.iter().find(|flow| flow.rule == *rule);
-                    match same {
-                        Some(flow) => flow.id,
+                    match find(&flows, rule) {
+                        Some(id) => id,
                         None => bail!(
                             "{name} has no rule {rule:?}; `devrx flow list {name}` shows its rules and their numbers"
                         ),
@@ -86,4 +87,45 @@ pub fn run(command: &FlowCommand, socket: &Path, json: bool) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The number of a rule. It is compared by what it says: a daemon lists rules in its own words, whatever order and spelling they were written in.
+fn find(flows: &[FlowInfo], rule: &str) -> Option<u16> {
+    let wanted = rule.parse::<FlowRule>().ok();
+    let same = |listed: &str| wanted.is_some() && listed.parse::<FlowRule>().ok() == wanted;
+    // By its text as well: a later daemon may have rules that this program does not understand.
+    flows
+        .iter()
+        .find(|flow| flow.rule == rule || same(&flow.rule))
+        .map(|flow| flow.id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rule_is_found_as_it_was_written() {
+        let flow = |id, rule: &str| FlowInfo {
+            name: "a".into(),
+            id,
+            rule: rule.into(),
+        };
+        let listed = |rule: &str| rule.parse::<FlowRule>().unwrap().to_string();
+        let flows = [
+            flow(3, &listed("udp,dst-port=5000,src=10.0.0.0/8")),
+            flow(4, &listed("ether-type=0x88f7")),
+            flow(9, "of,another=version"),
+        ];
+        for (rule, id) in [
+            ("udp,dst-port=5000,src=10.0.0.0/8", Some(3)),
+            ("src=10.0.0.0/8,udp,dst-port=5000", Some(3)),
+            ("ether-type=0x88F7", Some(4)),
+            ("of,another=version", Some(9)),
+            ("udp,dst-port=5001,src=10.0.0.0/8", None),
+            ("no,such=thing", None),
+        ] {
+            assert_eq!(find(&flows, rule), id, "{rule}");
+        }
+    }
 }

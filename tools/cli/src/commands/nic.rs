@@ -11,6 +11,7 @@ use serde_json::json;
 
 use crate::doctor;
 use crate::functions::{self, Function};
+use crate::stop;
 
 /// What to do with NICs.
 #[derive(Subcommand)]
@@ -137,6 +138,8 @@ fn bind_all(all: &[PciAddress], force: bool, json: bool) -> Result<()> {
             .check(pci, &others(pci), force)
             .with_context(refused(pci))?;
     }
+    // What has begun is finished: a function must not stay between two drivers.
+    stop::on_signals()?;
     let mut done: Vec<String> = Vec::new();
     for &pci in all {
         let bound = binder
@@ -208,6 +211,8 @@ fn unbind(pci: PciAddress, socket: &Path, json: bool) -> Result<()> {
     if let Some(why) = in_use(pci, socket)? {
         bail!("cannot give {pci} back: {why}");
     }
+    // As above; and where somebody has the NIC open still, the kernel waits for them.
+    stop::on_signals()?;
     let unbound = Binder::default()
         .unbind(pci)
         .with_context(|| format!("cannot give {pci} back"))?;

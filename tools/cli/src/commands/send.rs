@@ -230,8 +230,11 @@ pub fn send_frames<'a>(
                     batch[short].len()
                 );
             }
-            let taken = patiently(&mut sent.retries, || socket.send(&batch))
-                .with_context(|| refusal(first, batch[0].len()))?;
+            let Some(taken) = patiently(&mut sent.retries, stop::asked, || socket.send(&batch))
+                .with_context(|| refusal(first, batch[0].len()))?
+            else {
+                break;
+            };
             sent.bytes += batch[..taken]
                 .iter()
                 .map(|frame| frame.len() as u64)
@@ -300,8 +303,11 @@ fn send_udp(
             let number = sent.sent.to_be_bytes();
             let fits = size.min(number.len());
             payload[..fits].copy_from_slice(&number[..fits]);
-            patiently(&mut sent.retries, || socket.send_to(&payload, to))
+            let taken = patiently(&mut sent.retries, stop::asked, || socket.send_to(&payload, to))
                 .with_context(|| format!("cannot send datagram {} to {to} through {interface}; check the route with `ip route get`", sent.sent + 1))?;
+            if taken.is_none() {
+                break;
+            }
             sent.sent += 1;
             sent.bytes += size as u64;
             if stop::asked() {
@@ -314,17 +320,20 @@ fn send_udp(
     Ok(sent)
 }
 
-/// Tries again while the transmit queue is full, and counts how often.
-fn patiently<T>(retries: &mut u64, mut attempt: impl FnMut() -> io::Result<T>) -> Result<T> {
+/// Tries again while the transmit queue is full, and counts how often. None: it was still full when the user asked to stop.
+fn patiently<T>(
+    retries: &mut u64,
+    stopped: impl Fn() -> bool,
+    mut attempt: impl FnMut() -> io::Result<T>,
+) -> Result<Option<T>> {
     let start = Instant::now();
     loop {
         match attempt() {
-            Ok(done) => return Ok(done),
+            Ok(done) => return Ok(Some(done)),
             Err(error) => match error.raw_os_error() {
                 Some(libc::EINTR) => {}
-                Some(libc::ENOBUFS | libc::EAGAIN)
-                    if start.elapsed() < PATIENCE && !stop::asked() =>
-                {
+                Some(libc::ENOBUFS | libc::EAGAIN) if stopped() => return Ok(None),
+                Some(libc::ENOBUFS | libc::EAGAIN) if start.elapsed() < PATIENCE => {
                     *retries += 1;
                     std::thread::sleep(Duration::from_micros(100));
                 }
@@ -350,5 +359,28 @@ impl Sent {
         } else {
             0.0
         };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn a_full_queue_is_no_fault_of_whoever_stops() {
+        let full = || Err::<(), _>(io::Error::from_raw_os_error(libc::ENOBUFS));
+        let looks = Cell::new(0);
+        // Asked at the third look.
+        let stopped = || looks.replace(looks.get() + 1) == 2;
+        let mut retries = 0;
+        assert_eq!(patiently(&mut retries, stopped, full).unwrap(), None);
+        assert_eq!(retries, 2);
+        // What is refused is refused, also then.
+        let refused = || Err::<(), _>(io::Error::from_raw_os_error(libc::EMSGSIZE));
+        patiently(&mut retries, || true, refused).unwrap_err();
+        // And what was taken counts.
+        assert_eq!(patiently(&mut retries, || true, || Ok(7)).unwrap(), Some(7));
     }
 }

@@ -21,7 +21,7 @@ pub struct StatsArgs {
     name: Option<String>,
     /// Show it anew every second, until Ctrl-C.
     #[arg(long)]
-    watch: bool,
+    pub watch: bool,
     /// Print it as OpenMetrics text.
     #[arg(long, conflicts_with = "json")]
     openmetrics: bool,

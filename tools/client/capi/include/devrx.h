@@ -139,8 +139,8 @@ int64_t devrx_batch_payload(const devrx_batch *batch, size_t index, uint8_t *out
 int64_t devrx_batch_give_back_packet(devrx_attachment *attachment, devrx_batch *batch, size_t index, devrx_error *error);
 
 /*
- * Gives a batch's chunks back, and ends the batch. Answers how many chunks. Chunks not given back are chunks that no packet can be received
- * into. `batch` may be NULL. `attachment` is NULL where it was closed: then the batch is only freed.
+ * Gives a batch's chunks back, and ends the batch; where it fails, the batch is still there. Answers how many chunks. Chunks not given back
+ * are chunks that no packet can be received into. `batch` may be NULL. `attachment` is NULL where it was closed: then the batch is only freed.
  */
 int64_t devrx_batch_give_back(devrx_attachment *attachment, devrx_batch *batch, devrx_error *error);
 

@@ -351,13 +351,15 @@ pub unsafe extern "C" fn devrx_batch_give_back(
                 return Ok(0);
             }
         };
-        // SAFETY: by the contract.
-        own(handle, unsafe { &*batch })?;
+        // SAFETY: by the contract it is a batch of ours, and nobody else uses it.
+        let still = unsafe { &mut *batch };
+        own(handle, still)?;
+        // Taken one by one: where this fails, the batch is the caller's as before, with what was not given back.
+        let chunks = still.held.iter_mut().filter_map(Option::take);
+        let count = handle.attachment.give_back(chunks)?;
         // SAFETY: by the contract it is a box of ours, and the caller uses it no more.
         let mut batch = unsafe { Box::from_raw(batch) };
-        let count = handle
-            .attachment
-            .give_back(batch.held.drain(..).flatten())?;
+        batch.held.clear();
         batch.packets.clear();
         handle.spare.push(batch);
         Ok(count as i64)
