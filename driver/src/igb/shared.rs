@@ -180,11 +180,18 @@ impl<D: Device> Shared<D> {
         // All ones have the bit: what does not answer, because the system is just resetting it or because it is gone, tells nothing.
         let cleared = self.read(GPIE) & gpie::MULTIPLE_MSIX == 0;
         // This driver's own resets clear it as well, and change the epoch first.
-        let found = cleared && self.epoch.load(Ordering::Acquire) == epoch;
-        if found {
+        let current = || self.epoch.load(Ordering::Acquire) == epoch;
+        if !cleared || !current() {
+            return false;
+        }
+        if self.failed() == 0 {
+            // What was torn out from behind QEMU's root ports reads zero.
+            self.end_if_gone();
+        }
+        if current() {
             self.was_reset();
         }
-        found
+        true
     }
 
     fn was_reset(&self) {

@@ -53,7 +53,7 @@ impl Device for IgbModel {
         let mut state = self.chip.state();
         state.vectors.clear();
         state.bus_master = false;
-        if state.fault.gone {
+        if state.fault.gone || state.fault.gone_as_zeros {
             return Ok(());
         }
         if state.fault.reset_fails {
@@ -91,7 +91,8 @@ impl Device for IgbModel {
     }
 
     fn gone(&self) -> bool {
-        self.chip.state().fault.gone
+        let fault = self.chip.state().fault;
+        fault.gone || fault.gone_as_zeros
     }
 
     fn ways(&self) -> &'static [MapWay] {

@@ -38,6 +38,8 @@ pub struct Fault {
     pub will_not_stop: bool,
     /// Every register reads all ones, and writes do nothing; so does a reset, without an error.
     pub gone: bool,
+    /// Every register reads zero, and nobody is there for the system either: as what was torn out of a slot of QEMU's.
+    pub gone_as_zeros: bool,
     /// A function reset fails; interrupts and bus mastering are off by then, as with VFIO.
     pub reset_fails: bool,
     /// It is gone as soon as a queue is enabled.

@@ -25,6 +25,9 @@ impl Registers for Chip {
         if state.fault.gone {
             return u32::MAX;
         }
+        if state.fault.gone_as_zeros {
+            return 0;
+        }
         let answer = state.tape.next();
         answer.unwrap_or_else(|| state.read(offset))
     }
@@ -35,7 +38,7 @@ impl Registers for Chip {
             "a register of the BAR, not {offset:#x}"
         );
         let mut state = self.state();
-        if !state.fault.gone {
+        if !state.fault.gone && !state.fault.gone_as_zeros {
             state.write(offset, value);
         }
     }

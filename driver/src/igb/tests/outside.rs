@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::rig::{Queue, Rig, Setup, readable, udp};
+use crate::igb::model::Fault;
 use crate::igb::regs::{EITR, GPIE, ICR, RCTL, icr};
 use crate::{DriverError, Interrupts, Nic, RxQueue, Statistics};
 
@@ -146,6 +147,22 @@ fn a_reset_by_the_driver_itself_is_not_one_from_outside() {
         assert_eq!(rig.queues[0].queue.fault(), None);
         std::thread::sleep(Duration::from_millis(50));
     }
+    rig.end();
+}
+
+/// Registers that read zero may be those of a NIC that is not there any more.
+#[test]
+fn what_is_gone_was_not_reset() {
+    let rig = rig(1);
+    rig.model.set_fault(Fault {
+        gone_as_zeros: true,
+        ..Fault::default()
+    });
+    assert!(!rig.queues[0].queue.counters().exact);
+    let fault = rig.queues[0].queue.fault().unwrap();
+    assert!(fault.contains("does not answer"), "{fault}");
+    assert!(rig.nic.fault().is_some());
+    rig.model.set_fault(Fault::default());
     rig.end();
 }
 
