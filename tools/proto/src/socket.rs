@@ -9,8 +9,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
 use nix::sys::socket::{
-    AddressFamily, Backlog, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, bind, connect,
-    getsockopt, listen, recv, sendmsg, socket, socketpair, sockopt,
+    AddressFamily, Backlog, ControlMessage, MsgFlags, Shutdown, SockFlag, SockType, UnixAddr, bind,
+    connect, getsockopt, listen, recv, sendmsg, shutdown, socket, socketpair, sockopt,
 };
 use thiserror::Error;
 
@@ -50,11 +50,14 @@ pub enum SocketError {
         /// How many.
         count: usize,
     },
-    /// The kernel could not hand over all descriptors; those that arrived were closed.
+    /// The kernel could not hand over all descriptors.
     #[error(
-        "descriptors of a message were lost: too many, or this process has no more room for them (raise RLIMIT_NOFILE)"
+        "descriptors of a message were lost: this process has no more room for them (raise RLIMIT_NOFILE)"
     )]
-    FdsLost,
+    FdsLost {
+        /// Those that arrived. Closing what the other side chose can take long, so that where is left to who receives.
+        arrived: Vec<OwnedFd>,
+    },
 }
 
 fn system(what: &'static str) -> impl FnOnce(nix::Error) -> SocketError {
@@ -163,6 +166,12 @@ impl Stream {
         })
     }
 
+    /// Ends the connection for both sides, and leaves the descriptor to be closed later.
+    pub fn hang_up(&self) {
+        // Fails only for what is not connected any more.
+        let _ = shutdown(self.0.as_raw_fd(), Shutdown::Both);
+    }
+
     /// Sends a message, whole or not at all.
     ///
     /// # Errors
@@ -199,7 +208,7 @@ impl Stream {
     ///
     /// # Errors
     /// Nothing there ([`SocketError::WouldBlock`]), too long, or descriptors were lost: after the latter two the connection is to
-    /// be closed.
+    /// be closed. As many descriptors as Linux lets anybody send are received, though [`MAX_FDS`] is what a message may carry.
     pub fn recv(&self) -> Result<Option<Received>, SocketError> {
         let len = loop {
             // With MSG_TRUNC the answer is the length of the message, however little room there is.
@@ -226,7 +235,7 @@ impl Stream {
             return Ok(None);
         };
         if flags & libc::MSG_CTRUNC != 0 && !devrx_sabotage::removed("socket-ctrunc") {
-            return Err(SocketError::FdsLost);
+            return Err(SocketError::FdsLost { arrived: fds });
         }
         if flags & libc::MSG_TRUNC != 0 {
             return Err(SocketError::TooLong { len: got });
@@ -236,8 +245,12 @@ impl Stream {
     }
 }
 
-/// Room for the control message with [`MAX_FDS`] descriptors, in words: a header, and two descriptors a word.
-const CONTROL_WORDS: usize = 2 + MAX_FDS.div_ceil(2);
+/// Most descriptors that Linux lets anybody send in a message (`SCM_MAX_FD`, net/scm.h): more than [`MAX_FDS`]. What finds no room
+/// the kernel closes as it returns from recvmsg(2), and the last close of a socket or a file can take long.
+const SCM_MAX_FD: usize = 253;
+
+/// Room for the control message with [`SCM_MAX_FD`] descriptors, in words: a header, and two descriptors a word.
+const CONTROL_WORDS: usize = 2 + SCM_MAX_FD.div_ceil(2);
 
 /// Receives a message that is there, and owns every descriptor that came with it before anything can fail.
 ///
@@ -257,7 +270,11 @@ fn recv_with_fds(
     message.msg_iov = &raw mut part;
     message.msg_iovlen = 1;
     message.msg_control = control.as_mut_ptr().cast();
-    message.msg_controllen = size_of_val(&control) as _;
+    let mut room = size_of_val(&control);
+    if devrx_sabotage::removed("socket-fd-room") {
+        room = 8 * (2 + MAX_FDS.div_ceil(2));
+    }
+    message.msg_controllen = room as _;
     let got = loop {
         // SAFETY: `message` leads to `bytes` and `control`, with their lengths, and both outlive the call.
         let got = unsafe {
@@ -305,9 +322,14 @@ impl AsFd for Stream {
 /// A listening socket. Its path is removed when it is dropped.
 #[derive(Debug)]
 pub struct Listener {
+    // Before the socket: fields are dropped in this order.
+    path: Bound,
     fd: OwnedFd,
-    path: PathBuf,
 }
+
+/// The path of a listening socket, removed when this is dropped.
+#[derive(Debug)]
+struct Bound(PathBuf);
 
 impl Listener {
     /// Listens at `path`, with file mode `mode` (0o600, 0o660, ...). A socket left there by a daemon that is gone is replaced; one
@@ -356,8 +378,8 @@ impl Listener {
         let address = UnixAddr::new(path).map_err(|errno| at("bind", errno.into()))?;
         bind(fd.as_raw_fd(), &address).map_err(|errno| at("bind", errno.into()))?;
         let this = Self {
+            path: Bound(path.to_owned()),
             fd,
-            path: path.to_owned(),
         };
         // Nobody can connect before `listen`, so nobody connects under a wrong mode.
         std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode))
@@ -396,7 +418,14 @@ impl Listener {
     /// Where it listens.
     #[must_use]
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.path.0
+    }
+
+    /// Removes the path, and leaves it to the caller where the socket is closed: connections that nobody accepted are closed with it,
+    /// and what lies in them can take long.
+    #[must_use]
+    pub fn into_fd(self) -> OwnedFd {
+        self.fd
     }
 }
 
@@ -406,9 +435,9 @@ impl AsFd for Listener {
     }
 }
 
-impl Drop for Listener {
+impl Drop for Bound {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
+        let _ = std::fs::remove_file(&self.0);
     }
 }
 
