@@ -11,10 +11,10 @@ use devrx_proto::message::{AttachRequest, Hello, NameRequest, Reply, Request, St
 use devrx_proto::socket::SocketError;
 use nix::fcntl::SealFlag;
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
 
-use attack::{Garbage, attachment, beside_a_neighbour, memfd};
+use attack::{Garbage, attachment, beside_a_neighbour, memfd, slow};
 
 mod attack;
 
@@ -58,7 +58,7 @@ fn garbage_on_the_control_socket_is_refused() {
             stream.send(&hello, &vec![null.as_fd(); count]).ok();
             stream.send(&stats, &vec![null.as_fd(); count]).ok();
         }
-        raw_fds(&socket, &stats, 253)?;
+        slow::send_raw(&connect(&socket)?, &stats, &[null.as_raw_fd(); 253]).ok();
         // Each of these alone is refused in words, or by the end of the connection; a good request in the same place is answered.
         let answer = |message: &[u8], fds: usize| -> Result<bool> {
             let stream = connect(&socket)?;
@@ -129,25 +129,6 @@ fn descriptors(daemon: &Daemon) -> Result<Vec<String>> {
         .flatten()
         .filter_map(|entry| std::fs::read_link(entry.path()).ok());
     Ok(links.map(|link| link.display().to_string()).collect())
-}
-
-/// Sends more descriptors than the protocol's own sender would.
-fn raw_fds(socket: &std::path::Path, message: &[u8], count: usize) -> Result<()> {
-    use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
-    use std::os::fd::AsRawFd;
-    let (stream, null) = (connect(socket)?, File::open("/dev/null")?);
-    let fds = vec![null.as_raw_fd(); count];
-    let parts = [std::io::IoSlice::new(message)];
-    let control = [ControlMessage::ScmRights(&fds)];
-    sendmsg::<()>(
-        stream.as_fd().as_raw_fd(),
-        &parts,
-        &control,
-        MsgFlags::MSG_NOSIGNAL,
-        None,
-    )
-    .ok();
-    Ok(())
 }
 
 #[test]

@@ -18,6 +18,8 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+pub mod slow;
+
 /// Random numbers good enough to be garbage, the same every run (xorshift).
 pub struct Garbage(pub u64);
 

@@ -1,37 +1,51 @@
-//! Closing what a client handed over. close(2) can wait: for the peer of a socket that lingers, for the program behind a FUSE file. So
-//! control closes nothing of a client's choice itself.
+//! Closing what a client handed over. close(2) can wait: for the peer of a socket that lingers, for the program behind a FUSE file, for
+//! who holds an epoll that a descriptor is in. So control closes nothing of a client's choice itself.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Weak};
 
 use nix::fcntl::{FcntlArg, fcntl};
 
-/// How many lots of descriptors of one session may be being closed at a time.
-const MOST: usize = 8;
+/// How many descriptors of one session may be being closed at a time, before it adds to them.
+const MOST: usize = 64;
+
+/// What a lot of descriptors counts at least: each has a thread.
+const LOT: usize = 8;
 
 /// What a session has given to be closed. It is over when the last one is closed.
 #[derive(Debug, Default)]
 pub struct Aside(Arc<()>);
 
 impl Aside {
-    /// Drops something that owns descriptors of a client's choice, on a thread of its own.
+    /// Drops something of a client's choice, on a thread of its own.
     pub fn close<T: Send + 'static>(&self, what: T) {
-        if devrx_sabotage::removed("close-aside") {
-            return drop(what);
-        }
-        let token = self.0.clone();
-        let close = move || {
-            drop(what);
-            drop(token);
-        };
-        let name = "devrx-close".to_owned();
-        if let Err(error) = std::thread::Builder::new().name(name).spawn(close) {
-            tracing::error!(%error, "no thread to close a client's descriptors; control closed them");
+        self.close_counting(what, 1);
+    }
+
+    /// Closes descriptors of a client's choice, on a thread of their own.
+    pub fn close_fds(&self, fds: Vec<OwnedFd>) {
+        if !fds.is_empty() {
+            let count = fds.len().max(LOT);
+            self.close_counting(fds, count);
         }
     }
 
-    /// Whether so much is not closed yet that a session must not add to it. One thread each: a few are what a machine under load takes
-    /// to close ordinary descriptors, many are a client that means to.
+    fn close_counting<T: Send + 'static>(&self, what: T, count: usize) {
+        if devrx_sabotage::removed("close-aside") {
+            return drop(what);
+        }
+        // In this order. Where no thread is to be had neither is dropped: open descriptors that count cost less than control.
+        let kept = ManuallyDrop::new((what, vec![self.0.clone(); count]));
+        let close = move || drop(ManuallyDrop::into_inner(kept));
+        let name = "devrx-close".to_owned();
+        if let Err(error) = std::thread::Builder::new().name(name).spawn(close) {
+            tracing::error!(%error, "no thread to close a client's descriptors; they stay open");
+        }
+    }
+
+    /// Whether so much is not closed yet that a session must not add to it. A few are what a machine under load takes to close ordinary
+    /// descriptors, many are a client that means to.
     #[must_use]
     pub fn crowded(&self) -> bool {
         Arc::strong_count(&self.0) > MOST
@@ -51,32 +65,64 @@ impl Aside {
     }
 }
 
-/// Whether a descriptor is a memfd or a dma-buf, closing which waits for nobody. The question waits for nobody either: only memory
-/// files have seals, and only a dma-buf's fdinfo has an exporter.
+/// Whether a descriptor is a memfd, closing which waits for nobody: it cannot be polled, so it is in nobody's epoll. Only memory files have
+/// seals.
 #[must_use]
-pub fn is_memory(fd: BorrowedFd<'_>) -> bool {
-    fcntl(fd.as_fd(), FcntlArg::F_GET_SEALS).is_ok()
-        || std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd()))
+pub fn is_memfd(fd: BorrowedFd<'_>) -> bool {
+    fcntl(fd, FcntlArg::F_GET_SEALS).is_ok()
+}
+
+/// Whether a descriptor is a dma-buf: only its fdinfo has an exporter.
+///
+/// The question waits for nobody, which takes care: to read any fdinfo runs code of whatever the file is, and that of an epoll waits
+/// for who holds it. The link waits for nobody, and a dma-buf's begins like this (`dmabuffs_dname`, drivers/dma-buf/dma-buf.c).
+#[must_use]
+pub fn is_dmabuf(fd: BorrowedFd<'_>) -> bool {
+    let number = fd.as_raw_fd();
+    let link = std::fs::read_link(format!("/proc/self/fd/{number}"));
+    let named = link.is_ok_and(|link| link.as_os_str().as_encoded_bytes().starts_with(b"/dmabuf:"));
+    (named || devrx_sabotage::removed("fdinfo-link"))
+        && std::fs::read_to_string(format!("/proc/self/fdinfo/{number}"))
             .is_ok_and(|text| text.lines().any(|line| line.starts_with("exp_name:")))
 }
 
-/// Whether all of them are memory: then they can be dropped anywhere.
-#[must_use]
-pub fn are_memory(fds: &[OwnedFd]) -> bool {
-    fds.iter().all(|fd| is_memory(fd.as_fd()))
+/// Second descriptors of those whose last close can wait.
+///
+/// # Errors
+///
+/// Out of descriptors.
+pub fn slow_ones<'a>(
+    fds: impl IntoIterator<Item = BorrowedFd<'a>>,
+) -> std::io::Result<Vec<OwnedFd>> {
+    fds.into_iter()
+        .filter(|fd| !is_memfd(*fd))
+        .map(|fd| fd.try_clone_to_owned())
+        .collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
+
     use super::*;
 
     #[test]
-    fn a_few_lots_are_no_crowd() {
+    fn a_few_descriptors_are_no_crowd() {
         let aside = Aside::default();
-        let lots: Vec<_> = (0..MOST).map(|_| aside.0.clone()).collect();
+        let some = vec![aside.0.clone(); MOST];
         assert!(aside.crowded());
-        drop(lots);
-        let _few = [aside.0.clone(), aside.0.clone()];
+        drop(some);
+        let _few = vec![aside.0.clone(); LOT];
         assert!(aside.busy() && !aside.crowded());
+    }
+
+    #[test]
+    fn what_is_no_memory_is_told_from_memory() {
+        let memfd = nix::sys::memfd::memfd_create(c"test", nix::sys::memfd::MFdFlags::MFD_CLOEXEC);
+        let memfd = memfd.unwrap();
+        assert!(is_memfd(memfd.as_fd()) && !is_dmabuf(memfd.as_fd()));
+        let null = std::fs::File::open("/dev/null").unwrap();
+        assert!(!is_memfd(null.as_fd()) && !is_dmabuf(null.as_fd()));
+        assert_eq!(slow_ones([memfd.as_fd(), null.as_fd()]).unwrap().len(), 1);
     }
 }

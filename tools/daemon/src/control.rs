@@ -8,10 +8,12 @@ use std::time::{Duration, Instant};
 
 use devrx_proto::event::Event;
 use devrx_proto::message::Reply;
-use devrx_proto::socket::{Listener, SocketError};
+use devrx_proto::socket::{Listener, SocketError, Stream};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::resource::{Resource, getrlimit};
 
 use crate::attachment::SessionId;
+use crate::closers::Closers;
 use crate::nic::NicSlot;
 use crate::registry::Registry;
 use crate::session::{Session, Verdict};
@@ -26,8 +28,11 @@ const LENDERS: u64 = 5;
 /// Sessions are numbered from here.
 const SESSIONS: u64 = 16;
 
-/// How long no connection is accepted when the daemon is out of descriptors, rather than spinning on one that cannot be.
+/// How long no connection is accepted when the daemon is out of descriptors or close to it, rather than spinning on one that cannot be.
 const BREATHER: Duration = Duration::from_millis(100);
+
+/// Threads that close refused connections: so many users can be slow at a time before it shows.
+const CLOSERS: usize = 32;
 
 /// The control thread's own things.
 pub struct Control<'a> {
@@ -37,6 +42,10 @@ pub struct Control<'a> {
     sessions: BTreeMap<SessionId, Session>,
     /// Sessions that are over, with their users, while something of theirs is still being closed: they count.
     closing: Vec<(u32, Weak<()>)>,
+    /// Closes connections that are refused, with whatever lies in them.
+    refused: Closers,
+    /// Nothing is accepted while so many of them are not closed yet.
+    most_refused: usize,
     next: u64,
     /// No accepting before this.
     accept_at: Option<Instant>,
@@ -75,6 +84,8 @@ impl<'a> Control<'a> {
             doorbell,
             sessions: BTreeMap::new(),
             closing: Vec::new(),
+            refused: Closers::new(CLOSERS),
+            most_refused: descriptors() / 4,
             next: SESSIONS,
             accept_at: None,
             mend_at: None,
@@ -144,30 +155,31 @@ impl<'a> Control<'a> {
     }
 
     fn accept(&mut self, registry: &mut Registry) {
+        // Each is a descriptor. Whose the next connection is shows only when it is accepted, so that this keeps everybody waiting.
+        if self.refused.left() >= self.most_refused {
+            tracing::debug!("too many refused connections are not closed yet");
+            return self.breathe();
+        }
         let stream = match self.listener.accept() {
             Ok(stream) => stream,
             Err(SocketError::WouldBlock) => return,
             Err(error) => {
                 tracing::error!(%error, "no connection can be accepted; trying again in a moment");
                 registry.counters.sessions_refused += 1;
-                self.accept_at = Some(Instant::now() + BREATHER);
-                self.listen(false);
-                return;
+                return self.breathe();
             }
         };
-        let id = SessionId(self.next);
-        let session = match Session::new(id, stream) {
-            Ok(session) => session,
+        let peer = match Session::peer_of(&stream) {
+            Ok(peer) => peer,
             Err(error) => {
                 tracing::debug!(%error, "a connection that is not known is refused");
-                registry.counters.sessions_refused += 1;
-                return;
+                return self.refuse(registry, u32::MAX, stream);
             }
         };
         self.closing.retain(|(_, open)| open.strong_count() > 0);
         let limits = registry.limits();
-        let master = registry.policy().is_master(&session.peer);
-        let uid = session.peer.uid;
+        let master = registry.policy().is_master(&peer);
+        let uid = peer.uid;
         let of_user = self
             .sessions
             .values()
@@ -178,22 +190,37 @@ impl<'a> Control<'a> {
         if self.sessions.len() + self.closing.len() >= limits.sessions as usize
             || (!master && of_user >= limits.sessions_per_user as usize)
         {
-            // Dropping it closes it: the client sees the end of the connection.
             // Counted; not logged as a warning, for whoever can connect could fill the log.
             tracing::debug!(uid, of_user, "too many sessions; refusing another");
-            registry.counters.sessions_refused += 1;
-            return;
+            return self.refuse(registry, uid, stream);
         }
+        let id = SessionId(self.next);
         if let Err(error) = self
             .epoll
-            .add(session.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, id.0))
+            .add(stream.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, id.0))
         {
             tracing::error!(%error, "a session cannot be watched");
-            return;
+            return self.refuse(registry, uid, stream);
         }
         self.next += 1;
         registry.counters.sessions += 1;
-        self.sessions.insert(id, session);
+        self.sessions.insert(id, Session::new(id, stream, peer));
+    }
+
+    /// Refuses a connection. The client sees its end at once; it is closed when that is possible.
+    fn refuse(&self, registry: &mut Registry, uid: u32, stream: Stream) {
+        registry.counters.sessions_refused += 1;
+        if devrx_sabotage::removed("close-refused") {
+            return drop(stream);
+        }
+        stream.hang_up();
+        self.refused.close(uid, stream);
+    }
+
+    /// Accepts nothing for a moment.
+    fn breathe(&mut self) {
+        self.accept_at = Some(Instant::now() + BREATHER);
+        self.listen(false);
     }
 
     fn serve(&mut self, registry: &mut Registry, id: SessionId) {
@@ -253,4 +280,10 @@ impl<'a> Control<'a> {
             tracing::error!(%error, "the keeper cannot be watched");
         }
     }
+}
+
+/// How many descriptors this process may have.
+fn descriptors() -> usize {
+    let (most, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((1024, 1024));
+    usize::try_from(most).unwrap_or(usize::MAX)
 }

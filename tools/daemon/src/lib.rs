@@ -8,6 +8,7 @@
 //! | `control` | the control thread: sessions, workers' news, the keeper |
 //! | `session` | one connection of a client |
 //! | `aside` | closing what a client handed over, without waiting for it |
+//! | `closers` | the same for what is a user's rather than a session's |
 //! | `registry` | NICs and attachments: what clients ask for is done here |
 //! | `attachment` | making and ending an attachment, and its consumer |
 //! | `worker` | one thread a queue: packets to the client, chunks back to the NIC |
@@ -20,6 +21,7 @@
 
 mod aside;
 mod attachment;
+mod closers;
 pub mod config;
 mod control;
 mod counters;

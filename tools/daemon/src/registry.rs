@@ -17,6 +17,7 @@ use devrx_proto::message::{self, AttachReply, AttachRequest, Lifetime, Opened, T
 use crate::attachment::{
     Attachment, Builder, Ended, Lenders, Made, Owner, SessionId, Source, Wanted,
 };
+use crate::closers::Closers;
 use crate::config::{Config, Limits, PlannedAttachment};
 use crate::counters::Counters;
 use crate::error::Refused;
@@ -26,6 +27,12 @@ use crate::policy::{Ask, Peer, Policy, Usage};
 
 /// Ended attachments that statistics still show.
 const REMEMBERED: usize = 64;
+
+/// Threads that close what users had: so many of them can be slow at a time before it shows.
+const CLOSERS: usize = 256;
+
+/// So much of one user's may not be closed yet, before it gets no more that would have to be.
+const MOST_LEFT: usize = 64;
 
 /// Everything the daemon has.
 pub struct Registry {
@@ -38,6 +45,8 @@ pub struct Registry {
     gpus: crate::attachment::Gpus,
     lenders: Lenders,
     keeper: Keeper,
+    /// Closes what consumers had, and brought.
+    closers: Closers,
     control: Arc<Event>,
     /// What the daemon counts besides packets.
     pub(crate) counters: Counters,
@@ -69,6 +78,7 @@ impl Registry {
             gpus: config.gpus.clone(),
             lenders: Lenders::new().map_err(|error| format!("epoll_create1: {error}"))?,
             keeper,
+            closers: Closers::new(CLOSERS),
             control,
             counters: Counters::default(),
             leaked: Vec::new(),
@@ -105,6 +115,7 @@ impl Registry {
         request: &AttachRequest,
         fd: Option<OwnedFd>,
     ) -> Result<(AttachReply, Option<Endpoints>), Refused> {
+        self.check_left(peer)?;
         let place = self.nic_called(&request.nic)?;
         let slot = &self.nics[place];
         let wanted = Wanted::of_request(
@@ -139,7 +150,7 @@ impl Registry {
         let name = attachment.name.clone();
         let (opened, endpoints) = match request.open {
             true => attachment
-                .open(session, peer.pid)
+                .open(session, peer)
                 .map(|(opened, endpoints)| (Some(opened), Some(endpoints)))?,
             false => (None, None),
         };
@@ -218,6 +229,7 @@ impl Registry {
             dmabuf: &self.dmabuf,
             gpus: &self.gpus,
             lenders: &self.lenders,
+            closers: &self.closers,
             control: &self.control,
         };
         let made = builder.build(wanted, source, owner);
@@ -237,6 +249,18 @@ impl Registry {
                 .into_mut(),
             warnings,
         ))
+    }
+
+    /// Whether a user can be given more descriptors.
+    fn check_left(&self, peer: &Peer) -> Result<(), Refused> {
+        let left = self.closers.left_of(peer.uid);
+        if left < MOST_LEFT {
+            return Ok(());
+        }
+        Err(Refused::busy(format!(
+            "{left} times over, descriptors that uid {} had of this daemon cannot be closed: a process holds up an epoll that they are in; end it, and try again",
+            peer.uid
+        )))
     }
 
     fn usage_of(&self, uid: u32) -> Usage {
@@ -285,7 +309,8 @@ impl Registry {
         session: SessionId,
         name: &str,
     ) -> Result<(Opened, Endpoints), Refused> {
-        self.usable(peer, name)?.open(session, peer.pid)
+        self.check_left(peer)?;
+        self.usable(peer, name)?.open(session, peer)
     }
 
     /// Ends a session's consumption.

@@ -11,6 +11,7 @@ use devrx_proto::event::Event;
 use devrx_proto::socket::Listener;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
+use crate::aside::Aside;
 use crate::config::Config;
 use crate::control::Control;
 use crate::keeper::Keeper;
@@ -36,6 +37,18 @@ pub fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let keeper = keeper.context("the keeper, which holds memory should this process be killed")?;
     // The socket before the NICs: a second daemon must fail before it touches the first one's.
     let listener = listen(&config)?;
+    let result = serve(config, &shutdown, &listener, keeper);
+    // The path goes here. What lies in connections that nobody accepted may be slow to close: the end of the process takes that.
+    Aside::default().close(listener.into_fd());
+    result
+}
+
+fn serve(
+    config: Config,
+    shutdown: &Shutdown,
+    listener: &Listener,
+    keeper: Keeper,
+) -> anyhow::Result<()> {
     let mut nics = Vec::with_capacity(config.nics.len());
     for nic in &config.nics {
         let slot = NicSlot::open(nic).with_context(|| format!("serving {}", nic.spec))?;
@@ -64,7 +77,7 @@ pub fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
             tracing::warn!(name = plan.name, "{warning}");
         }
     }
-    let mut control = Control::new(&listener, &shutdown, doorbell, &mut registry)?;
+    let mut control = Control::new(listener, shutdown, doorbell, &mut registry)?;
     tracing::info!(socket = %listener.path().display(), "ready");
     if let Some(ready) = &config.ready {
         // Who waits may have gone away; that is its business.

@@ -9,7 +9,7 @@ use devrx_proto::message::{
 };
 use devrx_proto::socket::{Received, SocketError, Stream};
 
-use crate::aside::{Aside, are_memory};
+use crate::aside::{self, Aside};
 use crate::attachment::SessionId;
 use crate::error::Refused;
 use crate::policy::Peer;
@@ -36,28 +36,34 @@ pub enum Verdict {
 }
 
 impl Session {
-    /// Takes a connection that was just accepted.
+    /// Who is at the other end of a connection that was just accepted. From here on it is waited for no more.
     ///
     /// # Errors
     ///
     /// When the kernel does not say who it is.
-    pub fn new(id: SessionId, stream: Stream) -> Result<Self, SocketError> {
+    pub fn peer_of(stream: &Stream) -> Result<Peer, SocketError> {
         stream.set_nonblocking(!devrx_sabotage::removed("session-nonblocking"))?;
         let who = stream.peer()?;
         let mut groups = vec![who.gid];
         // Before Linux 4.13 the kernel does not say; then only the primary group counts.
         groups.extend(crate::sys::peer_groups(stream.as_fd()).unwrap_or_default());
-        Ok(Self {
+        Ok(Peer {
+            pid: who.pid,
+            uid: who.uid,
+            groups,
+        })
+    }
+
+    /// Takes a connection.
+    #[must_use]
+    pub fn new(id: SessionId, stream: Stream, peer: Peer) -> Self {
+        Self {
             id,
             stream,
-            peer: Peer {
-                pid: who.pid,
-                uid: who.uid,
-                groups,
-            },
+            peer,
             greeted: false,
             aside: Aside::default(),
-        })
+        }
     }
 
     /// Reads one message and answers it. One at a time, so that a session that sends many does not keep others waiting.
@@ -66,7 +72,10 @@ impl Session {
             Ok(Some(received)) => received,
             Ok(None) => return Verdict::Close,
             Err(SocketError::WouldBlock) => return Verdict::Keep,
-            Err(error) => {
+            Err(mut error) => {
+                if let SocketError::FdsLost { arrived } = &mut error {
+                    self.aside.close_fds(std::mem::take(arrived));
+                }
                 registry.counters.malformed_messages += 1;
                 // Counted; not logged as a warning, for whoever can connect could fill the log.
                 tracing::debug!(session = self.id.0, uid = self.peer.uid, %error, "ending a session");
@@ -74,13 +83,14 @@ impl Session {
             }
         };
         let decoded = Request::decode(&bytes, fds.len());
-        let strange = !are_memory(&fds);
-        // A few lots at a time, so that a session cannot have more and more closed.
-        let too_many = strange && self.aside.crowded();
-        let fds = if decoded.is_err() || strange {
-            if !fds.is_empty() {
-                self.aside.close(fds);
-            }
+        let slow = |fd: &OwnedFd| !aside::is_memfd(fd.as_fd());
+        let strange = fds
+            .iter()
+            .any(|fd| slow(fd) && !aside::is_dmabuf(fd.as_fd()));
+        // A few at a time, so that a session cannot have more and more closed.
+        let too_many = fds.iter().any(slow) && self.aside.crowded();
+        let fds = if decoded.is_err() || strange || too_many {
+            self.aside.close_fds(fds);
             Vec::new()
         } else {
             fds
@@ -100,7 +110,24 @@ impl Session {
                     None,
                 )
             }
-            Ok((sequence, request)) => self.answer(registry, sequence, request, fds),
+            Ok((sequence, request)) => {
+                // Whatever becomes of a dma-buf, wherever it is refused, dropping it there is not its last close.
+                let kept = match aside::slow_ones(fds.iter().map(AsFd::as_fd)) {
+                    Ok(kept) => kept,
+                    Err(error) => {
+                        registry.counters.requests_refused += 1;
+                        self.aside.close_fds(fds);
+                        let message = format!(
+                            "the daemon has no descriptor left for yours: {error}; try again, or raise its RLIMIT_NOFILE"
+                        );
+                        let failure = failure(FailureCode::Exhausted, message);
+                        return self.send(registry, sequence, &failure, None);
+                    }
+                };
+                let verdict = self.answer(registry, sequence, request, fds);
+                self.aside.close_fds(kept);
+                verdict
+            }
             Err(error) => {
                 registry.counters.malformed_messages += 1;
                 tracing::debug!(session = self.id.0, uid = self.peer.uid, %error, "a message refused");
@@ -295,7 +322,8 @@ mod tests {
         let config = Config::parse("").unwrap();
         let mut registry = Registry::new(&config, Vec::new(), keeper, control).unwrap();
         let (ours, theirs) = Stream::pair().unwrap();
-        let mut session = Session::new(SessionId(16), ours).unwrap();
+        let peer = Session::peer_of(&ours).unwrap();
+        let mut session = Session::new(SessionId(16), ours, peer);
         let nics = Request::Nics(Default::default()).encode(1).unwrap();
         let mut peers = Vec::new();
         let mut send = || {

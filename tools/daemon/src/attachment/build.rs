@@ -12,6 +12,8 @@ use devrx_provider::{ChunkIndex, Mapping, MemoryProvider, RegionProvider, Region
 
 use super::consumer::ClientEnd;
 use super::{Attachment, Flow, Owner, Queue, Source, Wanted, memory};
+use crate::aside;
+use crate::closers::Closers;
 use crate::error::Refused;
 use crate::keeper::Keeper;
 use crate::nic::NicSlot;
@@ -32,6 +34,8 @@ pub struct Builder<'a> {
     pub gpus: &'a super::Gpus,
     /// Where functions are watched whose BARs are memory.
     pub lenders: &'a super::Lenders,
+    /// Where what clients had is closed.
+    pub closers: &'a Closers,
     /// Rung by workers that have something to say.
     pub control: &'a Arc<Event>,
 }
@@ -76,6 +80,7 @@ impl Builder<'_> {
             share.init(&needs)?;
         }
         let daemon = memory::daemon_memory(&name, &layout)?;
+        let given = aside::slow_ones(region.shareable().into_iter().chain(region.export_fd()))?;
         let mut attachment = Attachment {
             client: ClientEnd::new(&name, &layout)?,
             nic: self.place,
@@ -94,6 +99,8 @@ impl Builder<'_> {
             daemon_fd: daemon.fd,
             watched: Arc::new(Watched::new(&daemon.shm)?),
             daemon_memory: daemon.shm,
+            given,
+            closers: self.closers.clone(),
             hold: None,
             live: Vec::new(),
             name,

@@ -15,7 +15,9 @@ use devrx_proto::shm::Shm;
 use devrx_provider::Region;
 
 use super::{Attachment, Consumer, SessionId};
+use crate::closers::Closers;
 use crate::error::Refused;
+use crate::policy::Peer;
 use crate::sys::Watched;
 use crate::worker::ClientSide;
 
@@ -45,6 +47,12 @@ impl ClientEnd {
             events,
             starts: vec![Start::default(); queues as usize],
         })
+    }
+
+    /// Lets go of it, for the user who had it. The events are in whatever epoll that user has put them, and their last close waits for
+    /// who holds that; memfds are in none.
+    pub(super) fn let_go(self, closers: &Closers, uid: u32) {
+        closers.close(uid, self.events);
     }
 
     /// A worker's share of it.
@@ -78,7 +86,11 @@ impl Attachment {
     /// # Errors
     ///
     /// When there is a consumer already.
-    pub fn open(&mut self, session: SessionId, pid: i32) -> Result<(Opened, Endpoints), Refused> {
+    pub fn open(
+        &mut self,
+        session: SessionId,
+        peer: &Peer,
+    ) -> Result<(Opened, Endpoints), Refused> {
         if let Some(consumer) = &self.consumer
             && !devrx_sabotage::removed("one-consumer")
         {
@@ -128,7 +140,11 @@ impl Attachment {
             polls_refill: self.polls_refill,
             warnings: Vec::new(),
         };
-        self.consumer = Some(Consumer { session, pid });
+        self.consumer = Some(Consumer {
+            session,
+            uid: peer.uid,
+            pid: peer.pid,
+        });
         Ok((opened, endpoints))
     }
 
@@ -138,7 +154,7 @@ impl Attachment {
     ///
     /// When no fresh memory is to be had or a worker does not answer; the attachment must then end.
     pub fn drop_consumer(&mut self) -> Result<(), Refused> {
-        self.consumer = None;
+        let consumer = self.consumer.take();
         let mut fresh = ClientEnd::new(&self.name, &self.layout)?;
         for (place, queue) in self.live.iter_mut().enumerate() {
             let start = queue
@@ -152,7 +168,8 @@ impl Attachment {
                 })?;
             fresh.starts[place] = start;
         }
-        self.client = fresh;
+        std::mem::replace(&mut self.client, fresh)
+            .let_go(&self.closers, consumer.map_or(self.owner.uid, |c| c.uid));
         Ok(())
     }
 

@@ -1,6 +1,9 @@
 //! Ending an attachment, in the order that keeps memory safe: close steering, wait until no packet is on its way, stop the queue,
 //! drain it, take every chunk back, shut the pool down, unmap, close; the keeper lets go last. A queue that cannot be proven stopped
 //! keeps its memory: leaked and reported, never freed.
+//!
+//! What a client can make slow to close, its events and dma-bufs, is closed aside ([`Closers`](crate::closers::Closers)); the last
+//! duplicate of a dma-buf after all that.
 
 use std::ops::RangeInclusive;
 
@@ -86,12 +89,17 @@ impl Attachment {
             reason: String::new(),
             leaked,
         };
+        let user = self
+            .consumer
+            .map_or(self.owner.uid, |consumer| consumer.uid);
+        self.client.let_go(&self.closers, user);
         if leaked {
             std::mem::forget((
                 self.region,
                 self.daemon_memory,
                 self.watched,
                 self.daemon_fd,
+                self.given,
             ));
             return ended;
         }
@@ -102,10 +110,12 @@ impl Attachment {
             self.daemon_memory,
             self.watched,
             self.daemon_fd,
-            self.client,
         ));
         if let Some(hold) = self.hold {
             keeper.release(hold);
+        }
+        if !self.given.is_empty() {
+            self.closers.close(self.owner.uid, self.given);
         }
         ended
     }

@@ -36,6 +36,7 @@ pub use end::Ended;
 pub use gpu::{GpuName, Gpus};
 pub use wanted::{Source, Wanted};
 
+use crate::closers::Closers;
 use crate::keeper::HoldId;
 use crate::sys::Watched;
 use crate::worker::Handle;
@@ -59,6 +60,8 @@ pub struct Owner {
 pub struct Consumer {
     /// Its session.
     pub session: SessionId,
+    /// Its user: what is slow to close of what it was given is that user's.
+    pub uid: u32,
     /// Its process, for messages.
     pub pid: i32,
 }
@@ -114,6 +117,11 @@ pub struct Attachment {
     daemon_memory: Arc<Shm>,
     watched: Arc<Watched>,
     client: consumer::ClientEnd,
+    /// Duplicates of what clients can have of the region and be slow to have closed, dma-bufs: where the region is dropped is never the
+    /// last close.
+    given: Vec<OwnedFd>,
+    /// Where the last close is.
+    closers: Closers,
     hold: Option<HoldId>,
     live: Vec<Queue>,
 }

@@ -9,6 +9,8 @@ use nix::sys::signal::Signal;
 
 use devrx_proto::socket::Stream;
 
+use crate::aside::{self, Aside};
+
 use super::wire::{self, Order, Unread};
 
 /// What the keeper holds.
@@ -18,6 +20,7 @@ struct Held {
     regions: BTreeMap<u64, (String, Vec<OwnedFd>)>,
     rules: Vec<(u32, u32)>,
     farewell: bool,
+    aside: Aside,
 }
 
 impl Held {
@@ -28,7 +31,11 @@ impl Held {
                 self.regions.insert(id, (what, fds));
             }
             Order::Drop { id } => {
-                self.regions.remove(&id);
+                // A client can make a dma-buf slow to close, and the next order is not to wait for that.
+                let (_, fds) = self.regions.remove(&id).unwrap_or_default();
+                if !fds.iter().all(|fd| aside::is_memfd(fd.as_fd())) {
+                    self.aside.close_fds(fds);
+                }
             }
             Order::Rules { rules } => self.rules = rules,
             Order::Farewell => self.farewell = true,

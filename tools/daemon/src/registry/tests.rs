@@ -12,6 +12,7 @@ use std::os::fd::AsFd;
 mod order;
 mod owners;
 mod requests;
+mod short;
 
 const ROOT: Peer = Peer {
     pid: 1,
