@@ -214,6 +214,8 @@ impl Policy {
         }
         let why =
             closest.unwrap_or_else(|| "no [[policy]] rule names this user or its groups".into());
+        // The client's words, which the log gets as well.
+        let kind = ask.kind.escape_debug();
         let (first, last) = (ask.queues.start(), ask.queues.end());
         let queues = if first == last {
             first.to_string()
@@ -221,11 +223,10 @@ impl Policy {
             format!("{first}-{last}")
         };
         Err(Denied(format!(
-            "uid {} may not attach {} bytes of {} memory to queue {queues} of {}: {why}. To allow it, write into the daemon's configuration:\n\
+            "uid {} may not attach {} bytes of {kind} memory to queue {queues} of {}: {why}. To allow it, write into the daemon's configuration:\n\
              [[policy]]\nuid = {}\nnics = [{:?}]\nqueues = {queues:?}\nkinds = [{:?}]\nmax_memory = {}{}",
             peer.uid,
             ask.size,
-            ask.kind,
             ask.nic,
             peer.uid,
             ask.nic,
@@ -281,7 +282,10 @@ fn objection(rule: &PolicyRule, ask: &Ask<'_>, usage: Usage) -> Option<String> {
     }
     let kinds: &[String] = rule.kinds.as_deref().unwrap_or(&[]);
     if !(allows(kinds, ask.kind) || (rule.kinds.is_none() && ask.kind == "memfd")) {
-        return Some(format!("its rule does not allow {} memory", ask.kind));
+        return Some(format!(
+            "its rule does not allow {} memory",
+            ask.kind.escape_debug()
+        ));
     }
     let limit = rule.max_memory.unwrap_or(DEFAULT_MAX_MEMORY);
     if usage

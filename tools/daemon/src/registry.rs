@@ -148,11 +148,13 @@ impl Registry {
         let flows = attachment.flow_infos();
         let polls_refill = attachment.polls_refill;
         let name = attachment.name.clone();
-        let (opened, endpoints) = match request.open {
-            true => attachment
-                .open(session, peer)
-                .map(|(opened, endpoints)| (Some(opened), Some(endpoints)))?,
-            false => (None, None),
+        let (opened, endpoints) = match request.open.then(|| attachment.open(session, peer)) {
+            None => (None, None),
+            Some(Ok((opened, endpoints))) => (Some(opened), Some(endpoints)),
+            Some(Err(refused)) => {
+                self.end(&name, format!("it could not be opened: {refused}"));
+                return Err(refused);
+            }
         };
         Ok((
             AttachReply {

@@ -130,7 +130,9 @@ impl Session {
             }
             Err(error) => {
                 registry.counters.malformed_messages += 1;
-                tracing::debug!(session = self.id.0, uid = self.peer.uid, %error, "a message refused");
+                // With what the client wrote in it, line breaks too.
+                let why = error.to_string();
+                tracing::debug!(session = self.id.0, uid = self.peer.uid, why = %why.escape_debug(), "a message refused");
                 // What cannot be read as a message may be anything; after a wrong body the next message may be right.
                 let go_on = matches!(error, MessageError::Op { .. } | MessageError::Body { .. });
                 let message = format!("the message is refused: {error}");
@@ -174,7 +176,9 @@ impl Session {
             Ok(answer) => answer,
             Err(refused) => {
                 registry.counters.requests_refused += 1;
-                tracing::debug!(session = self.id.0, uid = self.peer.uid, %refused, "refused");
+                // As above.
+                let why = refused.message.escape_debug();
+                tracing::debug!(session = self.id.0, uid = self.peer.uid, %why, "refused");
                 (Reply::Failure(refused.into()), None)
             }
         };

@@ -287,7 +287,9 @@ impl Nic for FakeNic {
     }
 
     fn open_queue(&mut self, index: u32, config: QueueConfig) -> Result<FakeQueue, DriverError> {
-        if self.wire.lock().refuse_open == Some(index) {
+        // The queue takes a descriptor.
+        let full = Event::new().is_err();
+        if full || self.wire.lock().refuse_open == Some(index) {
             return Err(DriverError::QueueBusy {
                 nic: "fake0".into(),
                 queue: index,

@@ -241,3 +241,19 @@ fn memory_of_a_gpu_is_allowed_by_name() {
         assert!(denied.contains("kinds = [\"cuda:1\"]"), "{denied}");
     }
 }
+
+/// A refusal goes into the log.
+#[test]
+fn the_clients_words_break_no_line() {
+    let forged = Ask {
+        kind: "x\nWARN forged",
+        ..ask()
+    };
+    for rules in ["", RULE] {
+        let error = policy(rules)
+            .may_attach(&peer(1000, &[]), &forged, Usage::default())
+            .expect_err("denied")
+            .to_string();
+        assert!(!error.contains("\nWARN"), "{error}");
+    }
+}
