@@ -118,7 +118,7 @@ pub fn run(
         firsts.entry(key(removal)).or_insert(removal);
     }
     let firsts: Vec<_> = firsts.into_iter().collect();
-    let greens: BTreeMap<Key<'_>, Result<(), String>> =
+    let greens: BTreeMap<Key<'_>, Result<(), Unfit>> =
         side_by_side(&firsts, at_once, |(key, removal)| {
             Ok((*key, whole(removal, programs, env)?))
         })
@@ -126,13 +126,16 @@ pub fn run(
         .collect::<Result<_>>()?;
     let verdicts = side_by_side(removals, at_once, |removal| {
         let verdict = match &greens[&key(removal)] {
-            Err(why) => Err(why.clone()),
+            Err(unfit) => Err(unfit.clone()),
             Ok(()) => {
                 let without = attempt(removal, programs, env, true)?;
                 if without.red {
                     Ok(without.hung)
                 } else {
-                    Err(format!("{} stays green without it", removal.test))
+                    Err(Unfit::Wrong(format!(
+                        "{} stays green without it",
+                        removal.test
+                    )))
                 }
             }
         };
@@ -143,14 +146,27 @@ pub fn run(
                 removal.test,
                 if *hung { ", which hung" } else { "" }
             ),
-            Err(why) => println!("{}: NOT NOTICED: {why}", removal.title()),
+            Err(Unfit::Wrong(why)) => println!("{}: NOT NOTICED: {why}", removal.title()),
+            Err(Unfit::Skipped(_)) => {}
         }
-        anyhow::Ok(verdict.is_ok())
+        anyhow::Ok(verdict)
     });
-    for (removal, noticed) in removals.iter().zip(verdicts) {
-        tally.check(&removal.title(), noticed?);
+    for (removal, verdict) in removals.iter().zip(verdicts) {
+        match verdict? {
+            Err(Unfit::Skipped(why)) => tally.skip(&removal.title(), &why),
+            noticed => tally.check(&removal.title(), noticed.is_ok()),
+        }
     }
     Ok(())
+}
+
+/// Why nothing can be said with a test, or what it says.
+#[derive(Clone)]
+enum Unfit {
+    /// It skipped itself: this machine lacks something.
+    Skipped(String),
+    /// It does not run, or fails, or stays green.
+    Wrong(String),
 }
 
 /// The package and the test that a removal is about.
@@ -195,17 +211,16 @@ fn whole(
     removal: &Removal,
     programs: &[Program],
     env: &[(&str, &str)],
-) -> Result<Result<(), String>> {
+) -> Result<Result<(), Unfit>> {
+    let test = &removal.test;
+    let wrong = |why: String| Err(Unfit::Wrong(why));
     Ok(match attempt(removal, programs, env, false)? {
-        Outcome { ran: 0, .. } => Err(format!(
-            "no test of {} matches {:?}",
-            removal.package, removal.test
-        )),
-        Outcome { red: true, .. } => Err(format!("{} fails with nothing taken out", removal.test)),
+        Outcome { ran: 0, .. } => wrong(format!("no test of {} matches {test:?}", removal.package)),
+        Outcome { red: true, .. } => wrong(format!("{test} fails with nothing taken out")),
         Outcome {
             skipped: Some(reason),
             ..
-        } => Err(format!("{} skipped itself: {reason}", removal.test)),
+        } => Err(Unfit::Skipped(format!("{test} skipped itself: {reason}"))),
         _ => Ok(()),
     })
 }
