@@ -59,6 +59,8 @@ pub struct IceNic<D: Device> {
     epoch: u32,
     /// What is sent comes back.
     loopback: bool,
+    /// What was asked for queues' interrupts, microseconds: a reset forgets it.
+    moderation: BTreeMap<u32, u32>,
     monitor: Option<Monitor>,
     /// The reset after which the card's clock was started.
     clock_of: Option<u32>,
@@ -125,6 +127,7 @@ impl<D: Device> IceNic<D> {
             open: BTreeMap::new(),
             flows: Vec::new(),
             loopback: false,
+            moderation: BTreeMap::new(),
             monitor: Some(monitor),
             clock_of: None,
         })
@@ -248,6 +251,10 @@ impl<D: Device> IceNic<D> {
         self.shared.forgive();
         let (vectors, facts, monitor) =
             Self::start(&self.shared, control, self.queues, &self.options)?;
+        for (&queue, &microseconds) in &self.moderation {
+            // It was taken before.
+            let _ = interrupts::moderate(&self.shared, queue, microseconds);
+        }
         self.switch = Self::switch(&facts, &self.options);
         (self.vectors, self.facts, self.monitor) = (vectors, facts, Some(monitor));
         self.epoch = self.shared.epoch.load(Ordering::Acquire);

@@ -472,7 +472,7 @@ fn a_window_that_would_hold_everything_is_refused() {
     assert!(
         error
             .to_string()
-            .contains("8 open frames of 8 packets can hold 64 chunks (1 a packet: 100 bytes of data, and a chunk has 2048), and queue 0 has 64"),
+            .contains("8 open frames of 8 packets can hold 64 chunks (1 a packet: 100 bytes of data behind 6, and a chunk has 2048), and queue 0 has 64"),
         "{error}"
     );
     daemon.join().expect("no panic");
@@ -502,11 +502,12 @@ fn open_frames_leave_room_for_a_packet() {
         error.contains("60 chunks (5 a packet: 9000 bytes"),
         "{error}"
     );
-    assert_eq!(room(1, true, 63, CHUNK, 1), None);
-    assert!(room(1, true, 64, CHUNK, 1).is_some());
-    assert!(room(1, true, 32, CHUNK + 1, 1).is_some());
-    assert_eq!(room(1, true, 31, CHUNK + 1, 1), None);
-    // What is not split off takes room as well: 42 bytes of headers, and the number.
+    // The number is in the chunk as well, eight bytes.
+    assert_eq!(room(1, true, 63, CHUNK - 8, 1), None);
+    assert!(room(1, true, 64, CHUNK - 8, 1).is_some());
+    assert!(room(1, true, 32, CHUNK - 7, 1).is_some());
+    assert_eq!(room(1, true, 31, CHUNK - 7, 1), None);
+    // What is not split off takes room as well: 42 bytes of headers.
     assert_eq!(room(1, false, 63, CHUNK - 50, 1), None);
     assert!(room(1, false, 63, CHUNK - 49, 1).is_some());
 }

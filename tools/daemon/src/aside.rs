@@ -1,9 +1,9 @@
 //! Closing what a client handed over. close(2) can wait: for the peer of a socket that lingers, for the program behind a FUSE file, for
 //! who holds an epoll that a descriptor is in. So control closes nothing of a client's choice itself.
 
-use std::mem::ManuallyDrop;
+use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use nix::fcntl::{FcntlArg, fcntl};
 
@@ -12,6 +12,37 @@ const MOST: usize = 64;
 
 /// What a lot of descriptors counts at least: each has a thread.
 const LOT: usize = 8;
+
+/// What no thread was to be had for. It stays open, and counts, until there is one: that costs less than control.
+static STRANDED: Mutex<Vec<Lot>> = Mutex::new(Vec::new());
+
+type Lot = Box<dyn Send>;
+type Job = Box<dyn FnOnce() + Send>;
+
+fn spawn(job: Job) -> io::Result<()> {
+    let thread = std::thread::Builder::new().name("devrx-close".to_owned());
+    thread.spawn(job).map(drop)
+}
+
+/// Drops a lot on a thread of its own, and then those that were stranded before, as long as there are threads.
+fn hand_over(stranded: &Mutex<Vec<Lot>>, lot: Lot, spawn: impl Fn(Job) -> io::Result<()>) {
+    let locked = |lots: &Mutex<Vec<Lot>>| -> Option<Lot> {
+        lots.lock().unwrap_or_else(PoisonError::into_inner).pop()
+    };
+    let mut next = Some(lot);
+    while let Some(lot) = next {
+        // Not the closure's own: it is dropped here where no thread takes it.
+        let slot = Arc::new(Mutex::new(vec![lot]));
+        let theirs = slot.clone();
+        if let Err(error) = spawn(Box::new(move || drop(locked(&theirs)))) {
+            tracing::error!(%error, "no thread to close a client's descriptors; they stay open for now");
+            let mut stranded = stranded.lock().unwrap_or_else(PoisonError::into_inner);
+            stranded.extend(locked(&slot));
+            return;
+        }
+        next = locked(stranded);
+    }
+}
 
 /// What a session has given to be closed. It is over when the last one is closed.
 #[derive(Debug, Default)]
@@ -35,13 +66,12 @@ impl Aside {
         if devrx_sabotage::removed("close-aside") {
             return drop(what);
         }
-        // In this order. Where no thread is to be had neither is dropped: open descriptors that count cost less than control.
-        let kept = ManuallyDrop::new((what, vec![self.0.clone(); count]));
-        let close = move || drop(ManuallyDrop::into_inner(kept));
-        let name = "devrx-close".to_owned();
-        if let Err(error) = std::thread::Builder::new().name(name).spawn(close) {
-            tracing::error!(%error, "no thread to close a client's descriptors; they stay open");
-        }
+        // In this order: it counts until it is closed.
+        hand_over(
+            &STRANDED,
+            Box::new((what, vec![self.0.clone(); count])),
+            spawn,
+        );
     }
 
     /// Whether so much is not closed yet that a session must not add to it. A few are what a machine under load takes to close ordinary
@@ -91,9 +121,7 @@ pub fn is_dmabuf(fd: BorrowedFd<'_>) -> bool {
 /// # Errors
 ///
 /// Out of descriptors.
-pub fn slow_ones<'a>(
-    fds: impl IntoIterator<Item = BorrowedFd<'a>>,
-) -> std::io::Result<Vec<OwnedFd>> {
+pub fn slow_ones<'a>(fds: impl IntoIterator<Item = BorrowedFd<'a>>) -> io::Result<Vec<OwnedFd>> {
     fds.into_iter()
         .filter(|fd| !is_memfd(*fd))
         .map(|fd| fd.try_clone_to_owned())
@@ -105,6 +133,21 @@ mod tests {
     use std::os::fd::AsFd;
 
     use super::*;
+
+    #[test]
+    fn what_found_no_thread_is_closed_with_the_next() {
+        let stranded = Mutex::default();
+        let (first, second) = (Arc::new(()), Arc::new(()));
+        let none = |_| Err(io::Error::from_raw_os_error(libc::EAGAIN));
+        hand_over(&stranded, Box::new(first.clone()), none);
+        assert_eq!(Arc::strong_count(&first), 2, "open, and counted");
+        let at_once = |job: Job| {
+            job();
+            Ok(())
+        };
+        hand_over(&stranded, Box::new(second.clone()), at_once);
+        assert_eq!([&first, &second].map(Arc::strong_count), [1, 1]);
+    }
 
     #[test]
     fn a_few_descriptors_are_no_crowd() {

@@ -76,7 +76,9 @@ impl Registry {
             limits: config.limits,
             dmabuf: config.dmabuf.clone(),
             gpus: config.gpus.clone(),
-            lenders: Lenders::new().map_err(|error| format!("epoll_create1: {error}"))?,
+            lenders: Lenders::new().map_err(|error| {
+                format!("epoll_create1: {error}; raise RLIMIT_NOFILE, or close descriptors of the system")
+            })?,
             keeper,
             closers: Closers::new(CLOSERS),
             control,
@@ -153,6 +155,8 @@ impl Registry {
             Some(Ok((opened, endpoints))) => (Some(opened), Some(endpoints)),
             Some(Err(refused)) => {
                 self.end(&name, format!("it could not be opened: {refused}"));
+                // Nobody was ever given it.
+                self.ended.retain(|ended| ended.name != name);
                 return Err(refused);
             }
         };

@@ -239,8 +239,9 @@ impl Session {
         Ok((reply, None))
     }
 
-    /// Closes the connection, with what may still lie in it. Upgradable until that is done.
+    /// Closes the connection, with what may still lie in it; the client sees its end at once. Upgradable until that is done.
     pub fn close(self) -> std::sync::Weak<()> {
+        self.stream.hang_up();
         let watch = self.aside.watch();
         self.aside.close(self.stream);
         watch

@@ -217,11 +217,12 @@ fn whole(
     Ok(match attempt(removal, programs, env, false)? {
         Outcome { ran: 0, .. } => wrong(format!("no test of {} matches {test:?}", removal.package)),
         Outcome { red: true, .. } => wrong(format!("{test} fails with nothing taken out")),
-        Outcome {
-            skipped: Some(reason),
-            ..
-        } => Err(Unfit::Skipped(format!("{test} skipped itself: {reason}"))),
-        _ => Ok(()),
+        Outcome { ran, skips, .. } => match skips.first() {
+            Some(reason) if skips.len() as u64 >= ran => {
+                Err(Unfit::Skipped(format!("{test} skipped itself: {reason}")))
+            }
+            _ => Ok(()),
+        },
     })
 }
 
@@ -231,7 +232,7 @@ struct Outcome {
     ran: u64,
     red: bool,
     hung: bool,
-    skipped: Option<String>,
+    skips: Vec<String>,
 }
 
 fn attempt(
@@ -273,7 +274,7 @@ fn attempt(
         whole.hung |= done.hung;
         let mut counter = Counter::default();
         done.output.lines().for_each(|line| counter.see(line));
-        whole.skipped = whole.skipped.or(counter.first_skip());
+        whole.skips.extend_from_slice(counter.skips());
         if !take_out && ran > 0 && !done.success {
             println!("{}", done.output);
         }

@@ -55,9 +55,9 @@ impl Counter {
         }
     }
 
-    /// Why the first test that skipped itself did.
-    pub fn first_skip(&self) -> Option<String> {
-        self.skips.first().cloned()
+    /// Why tests skipped themselves, one each.
+    pub fn skips(&self) -> &[String] {
+        &self.skips
     }
 
     /// Adds the counts to a lane's tally. `ok` is whether the command succeeded: one that failed without a failed test (it did

@@ -226,7 +226,9 @@ impl<D: Device> Interrupts for IceNic<D> {
                 microseconds,
                 format!("this NIC holds an interrupt back for at most {most} microseconds"),
             )
-        })
+        })?;
+        self.moderation.insert(queue, microseconds);
+        Ok(())
     }
 }
 

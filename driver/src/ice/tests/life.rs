@@ -1,7 +1,9 @@
 //! Running out, sleeping, stopping, counting.
 
+use super::faults::{all_again, fault_of};
 use super::rig::{Rig, Setup, readable, udp};
 use crate::ice::model::Fault;
+use crate::ice::regs::GLINT_ITR;
 use crate::{Flows, Interrupts, Link, LinkState, Nic, Owned, RxBatch, RxQueue, Statistics};
 
 #[test]
@@ -230,5 +232,22 @@ pub(super) fn queues_come_and_go_many_times() {
         "{:?}",
         rig.model.card().refusals()
     );
+    rig.end();
+}
+
+/// How long interrupts are held back outlives a reset, here of the whole card (GLGEN_RTRIG, bit 0).
+#[test]
+fn moderation_is_set_again_after_a_reset() {
+    let mut rig = Rig::new(Setup::default());
+    let register = GLINT_ITR.at(0);
+    let before = rig.model.card().read32(register);
+    rig.nic.set_moderation(0, 200).unwrap();
+    let value = rig.model.card().read32(register);
+    assert_ne!(value, before);
+    rig.model.card().write32(0x000b_8190, 1);
+    let fault = fault_of(&rig, 0);
+    assert!(fault.contains("whole card"), "{fault}");
+    all_again(&mut rig);
+    assert_eq!(rig.model.card().read32(register), value);
     rig.end();
 }

@@ -112,8 +112,14 @@ impl Driver {
     }
 
     fn time(&self, timer: u32) -> u64 {
-        u64::from(self.card.read32(TIME_H + timer * 4)) << 32
-            | u64::from(self.card.read32(TIME_L + timer * 4))
+        loop {
+            let [high, low, again] =
+                [TIME_H, TIME_L, TIME_H].map(|register| self.card.read32(register + timer * 4));
+            // Else the low half has begun anew between the two.
+            if high == again {
+                return u64::from(high) << 32 | u64::from(low);
+            }
+        }
     }
 
     /// The stamp of the next packet: whether it is valid, and its nanoseconds.

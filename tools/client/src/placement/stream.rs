@@ -195,11 +195,9 @@ fn check_room(attachment: &Attachment, options: &PlacementOptions) -> Result<(),
         return Ok(());
     };
     let opened = attachment.opened();
-    let before = if opened.split {
-        0
-    } else {
-        LEAST_HEADERS + u64::from(options.data_at())
-    };
+    // What is split off ends with the UDP header; the number is the datagram's.
+    let headers = if opened.split { 0 } else { LEAST_HEADERS };
+    let before = headers + u64::from(options.data_at());
     let chunk = u64::from(opened.region.chunk_size).max(1);
     let each = (before + u64::from(options.place_bytes)).div_ceil(chunk);
     // Both factors have been checked: 2^36 packets at most.
@@ -209,7 +207,7 @@ fn check_room(attachment: &Attachment, options: &PlacementOptions) -> Result<(),
         return Ok(());
     }
     Err(PlacementError::Options(format!(
-        "{} open frames of {} packets can hold {held} chunks ({each} a packet: {} bytes of data, and a chunk has {chunk}), and queue {} has {}: \
+        "{} open frames of {} packets can hold {held} chunks ({each} a packet: {} bytes of data behind {before}, and a chunk has {chunk}), and queue {} has {}: \
          nothing could be received any more; open fewer frames, or attach with more memory",
         options.window, options.frame_packets, options.place_bytes, queue.queue, queue.chunks
     )))

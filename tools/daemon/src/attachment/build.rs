@@ -7,6 +7,7 @@ use devrx_driver::{HeaderSlots, QueueConfig};
 use devrx_pool::{Pool, PoolConfig};
 use devrx_proto::event::Event;
 use devrx_proto::layout::MAX_QUEUES;
+use devrx_proto::message::FailureCode;
 use devrx_proto::ring::{DaemonQueue, Start};
 use devrx_provider::{ChunkIndex, Mapping, MemoryProvider, RegionProvider, RegionSpec};
 
@@ -80,7 +81,13 @@ impl Builder<'_> {
             share.init(&needs)?;
         }
         let daemon = memory::daemon_memory(&name, &layout)?;
-        let given = aside::slow_ones(region.shareable().into_iter().chain(region.export_fd()))?;
+        let given = aside::slow_ones(region.shareable().into_iter().chain(region.export_fd()))
+            .map_err(|error| {
+                let message = format!(
+                    "the daemon has no descriptor left for another one of the memory: {error}; end an attachment, or raise its RLIMIT_NOFILE"
+                );
+                Refused::new(FailureCode::Exhausted, message)
+            })?;
         let mut attachment = Attachment {
             client: ClientEnd::new(&name, &layout)?,
             nic: self.place,
