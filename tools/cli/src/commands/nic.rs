@@ -190,7 +190,9 @@ fn show(pci: PciAddress, bound: &Bound, json: bool) -> Result<()> {
             bound.interfaces.join(", ")
         )?;
     }
-    if known.is_some() {
+    if let Some(port) = functions::port(found.id) {
+        say!("  {port}, after `devrx nic unbind {pci}`")?;
+    } else if known.is_some() {
         say!("  next: `devrx selftest {pci}`, then `devrx run --nic vfio:{pci}`")?;
     } else if found.is_network() {
         say!(

@@ -79,6 +79,14 @@ pub fn known(id: PciId) -> Option<(&'static str, String)> {
     igb.or_else(|| devrx_driver::ice::supports(id).map(|part| ("ice", part.describe(id.device))))
 }
 
+/// What is to be said of a port of the 82576 family that is not for copper: its link is set up by what the driver does not know.
+pub fn port(id: PciId) -> Option<String> {
+    let part = devrx_driver::igb::supports(id)?.describe(id.device);
+    (!part.contains("copper")).then(|| {
+        format!("{part}: ports for fibre or backplane are not supported yet, and would have no link; leave it with Linux, and use its interface (`--nic afxdp:IFNAME`)")
+    })
+}
+
 /// What is to be said of the package (DDP) of a NIC that takes one.
 fn package(id: PciId) -> Option<String> {
     devrx_driver::ice::supports(id)?;
@@ -96,6 +104,7 @@ impl Function {
     pub fn new(sysfs: &Sysfs, found: &PciFunction) -> Self {
         let known = known(found.id);
         let mut notes = sriov::notes(sysfs, found, known.is_some());
+        notes.extend(port(found.id));
         notes.extend(package(found.id));
         if let Some(node) = found.numa_node {
             notes.push(format!(
@@ -157,5 +166,32 @@ impl fmt::Display for Function {
             Some(driver) => write!(f, "; devrx drives it ({driver}): {}", self.state),
             None => write!(f, "; devrx has no driver for it"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_that_would_have_no_link_are_told() {
+        let port = |device| {
+            let vendor = 0x8086;
+            super::port(PciId {
+                vendor,
+                device,
+                ..PciId::default()
+            })
+        };
+        for copper in [0x10c9, 0x10e8, 0x1521, 0x1533, 0x1539, 0x157b] {
+            assert_eq!(port(copper), None, "{copper:#x}");
+        }
+        for other in [0x10e6, 0x10e7, 0x1523, 0x1524, 0x1536] {
+            let said = port(other).expect("told");
+            assert!(said.contains("afxdp"), "{said}");
+        }
+        // An E810, and a part that nobody here knows.
+        assert_eq!(port(0x1592), None);
+        assert_eq!(port(0x1234), None);
     }
 }
