@@ -7,7 +7,7 @@ use std::panic::resume_unwind;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use serde::Deserialize;
@@ -93,6 +93,11 @@ fn search(dir: &Path, found: &mut Vec<Removal>) -> Result<()> {
     Ok(())
 }
 
+/// How many tests with nothing in common but the machine run side by side.
+pub fn cpus() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
 /// The packages the removals concern, each once.
 pub fn packages(removals: &[Removal]) -> Vec<String> {
     let mut names: Vec<String> = removals
@@ -125,6 +130,7 @@ pub fn run(
         .into_iter()
         .collect::<Result<_>>()?;
     let verdicts = side_by_side(removals, at_once, |removal| {
+        let start = Instant::now();
         let verdict = match &greens[&key(removal)] {
             Err(unfit) => Err(unfit.clone()),
             Ok(()) => {
@@ -141,10 +147,11 @@ pub fn run(
         };
         match &verdict {
             Ok(hung) => println!(
-                "{}: red, as it must be ({}{})",
+                "{}: red, as it must be ({}{}), {}",
                 removal.title(),
                 removal.test,
-                if *hung { ", which hung" } else { "" }
+                if *hung { ", which hung" } else { "" },
+                shell::took(start)
             ),
             Err(Unfit::Wrong(why)) => println!("{}: NOT NOTICED: {why}", removal.title()),
             Err(Unfit::Skipped(_)) => {}

@@ -131,7 +131,13 @@ fn loom(tally: &mut Tally) -> Result<()> {
     for program in &programs {
         models(program, tally)?;
     }
-    removal::run(&removal::list(Kind::Loom)?, &programs, &[], cpus(), tally)
+    removal::run(
+        &removal::list(Kind::Loom)?,
+        &programs,
+        &[],
+        removal::cpus(),
+        tally,
+    )
 }
 
 /// Runs the models of one test program: all tests of a target named for loom, elsewhere those with loom in their path.
@@ -166,10 +172,5 @@ fn plain_removals(tally: &mut Tally) -> Result<()> {
         folder: "sabotage",
         ..Build::default()
     };
-    removal::run(&removals, &build.run()?.tests, &[], cpus(), tally)
-}
-
-/// How many tests with nothing in common but the machine run side by side.
-fn cpus() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
+    removal::run(&removals, &build.run()?.tests, &[], removal::cpus(), tally)
 }
