@@ -1,6 +1,6 @@
 //! Two namespaces joined by a veth pair: the daemon takes queues of one end, traffic comes from the other.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::namespace::Namespace;
 
@@ -82,6 +82,19 @@ impl Link {
             )?;
         }
         Ok(link)
+    }
+
+    /// Frames that the pair itself has lost on their way to the near end: each direction has a ring of 256, and what finds it full is gone before
+    /// anybody sees it (drivers/net/veth.c, `VETH_RING_SIZE`).
+    pub fn lost(&self) -> Result<u64> {
+        let shown = self
+            .far
+            .sh(&format!("ip -j -s link show dev {FAR_IF}"))?
+            .stdout;
+        let shown: serde_json::Value = serde_json::from_str(&shown)?;
+        shown[0]["stats64"]["tx"]["dropped"]
+            .as_u64()
+            .with_context(|| format!("ip counts no drops: {shown}"))
     }
 
     fn ends(&self) -> [(&Namespace, &'static str); 2] {

@@ -145,21 +145,32 @@ fn tcp_and_ping_go_on_through_the_kernel_beside_an_attachment() {
                 "frame {index} is not UDP to port 5000: {frame:02x?}"
             );
         }
+        // What TCP's bursts push out of the pair's own ring nobody here can take; all that came is delivered.
+        let queue = daemon.stats()?.queue(0)?;
+        let (came, lost) = (queue.count("packets")?, link.lost()?);
         ensure!(
-            frames.len() == WANTED * 2,
-            "{} of {} datagrams arrived: {output:?}",
+            frames.len() as u64 == came && came <= WANTED as u64 * 2,
+            "{} of {came} datagrams arrived: {output:?}, {}",
             frames.len(),
+            queue.json()
+        );
+        println!("{came} datagrams came to the queue; the cable lost {lost} frames");
+        ensure!(
+            came + lost >= WANTED as u64 * 2,
+            "{came} of {} datagrams came to the queue, and the cable lost {lost} frames: {output:?}",
             WANTED * 2
         );
         ensure!(
             deaf.recv(&mut [0; 2000]).is_err(),
             "a datagram of the attachment also reached the kernel"
         );
-        for _ in 0..WANTED.div_ceil(100) {
-            hears
-                .recv(&mut [0; 2000])
-                .context("a datagram to another port")?;
-        }
+        let others = WANTED.div_ceil(100) as u64;
+        let heard = (0..others).take_while(|_| hears.recv(&mut [0; 2000]).is_ok());
+        let heard = heard.count() as u64;
+        ensure!(
+            heard > 0 && heard + lost >= others,
+            "{heard} of {others} datagrams to another port were heard, and the cable lost {lost} frames"
+        );
         daemon.detach_and_check("port")?;
         Ok(())
     });

@@ -49,7 +49,14 @@ fn receiving(host: &mut Host) -> Result<()> {
         near(host, Mode::Full)?;
         bytes(&peer)?;
         host.card(NIC, &format!("fault {fault}"))?;
-        let noticed = must_fail(fault, bytes(&peer));
+        let mut noticed = must_fail(fault, bytes(&peer));
+        // Where a packet that Linux itself sent a moment ago is not reported done either, Linux takes its queue for hanging and looks at all of the vector's
+        // by itself, once: what was received is found then.
+        for _ in 0..4 {
+            if noticed.is_err() && fault == "lost-interrupt" {
+                noticed = must_fail(fault, bytes(&peer));
+            }
+        }
         host.card(NIC, "fault none")?;
         noticed?;
     }
