@@ -29,6 +29,7 @@ fn traffic(mut daemon: Daemon, packets: u64) -> (u64, u64, u64, u64) {
     let mut out = vec![false; CHUNKS as usize];
     let mut policies = vec![WakePolicy::new(8, Duration::from_micros(200)); count];
     let (mut sent, mut delivered, mut returned, mut wakes, mut sleeps) = (0_u64, 0, 0, 0, 0);
+    let mut pause = false;
     while sent < packets || returned < delivered {
         for queue in 0..count {
             let rings = &mut daemon.queues[queue];
@@ -91,6 +92,10 @@ fn traffic(mut daemon: Daemon, packets: u64) -> (u64, u64, u64, u64) {
                 group.commit();
                 delivered += size as u64;
                 sent += 1;
+                if sent % (packets / 10) == 0 {
+                    // Long enough for the client to have seen all, and to sleep: that it does so by itself is chance.
+                    pause = true;
+                }
             }
             if rings
                 .completions
@@ -101,6 +106,9 @@ fn traffic(mut daemon: Daemon, packets: u64) -> (u64, u64, u64, u64) {
                 daemon.events[queue].wake.notify();
             }
             assert_eq!((rings.completions.faults(), rings.refills.faults()), (0, 0));
+        }
+        if std::mem::take(&mut pause) {
+            thread::sleep(Duration::from_millis(20));
         }
         // Nothing can be sent until chunks come back to the queue whose turn it is.
         let mut turn = (sent % count as u64) as usize;
